@@ -1,0 +1,49 @@
+"""The command line entry: one subcommand per module of :mod:`hostproxy.cli`, imported only when asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+
+# name -> one-line help; the module hostproxy.cli.NAME has configure(parser) and run(arguments) -> exit status
+COMMANDS = {
+    "run": "run the daemon of this host",
+    "check": "check a conf.toml, and the catalog, policy and certificates that it names",
+    "status": "show what the running daemon does",
+    "certs": "make a development authority and certificates",
+    "demo": "see it work: two hosts, two services, mutual TLS between them",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command. Statuses: 0 ok, 1 no or invalid, 2 wrong usage, 3 daemon out of reach, 4 partly done."""
+    parser = argparse.ArgumentParser(prog="hostproxy", description="A service mesh without Kubernetes.")
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
+    arguments = sys.argv[1:] if argv is None else argv
+    wanted = next((word for word in arguments if not word.startswith("-")), None)
+    module = None
+    for name, text in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=text, description=text)
+        if name == wanted:
+            module = importlib.import_module(f"hostproxy.cli.{name}")
+            module.configure(subparser)
+    parsed = parser.parse_args(arguments)
+    if parsed.version:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"hostproxy {version('hostproxy')}\n")
+        return 0
+    if module is None:
+        parser.print_usage(sys.stderr)
+        return 2
+    try:
+        status: int = module.run(parsed)
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

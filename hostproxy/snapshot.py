@@ -1,0 +1,112 @@
+"""What the supervisor tells the workers: catalog, policy and identity compiled into one immutable value.
+
+The supervisor builds a :class:`Snapshot`, sends it whole to a new worker, and afterwards sends a
+:class:`Delta` with the services that changed. Workers never see TOML or JSON, only these structs.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from hostproxy.limits import Limits
+
+
+class Instance(msgspec.Struct, frozen=True, array_like=True):
+    """One address of a service, as discovery knows it."""
+
+    service: str
+    host: str
+    address: str  # "10.0.0.12:9001", "[::1]:9001" or "unix:/run/app.sock": where the instance listens
+    mesh: str = ""  # its host's mesh port "10.0.0.12:15443"; empty: no hostproxy there
+    datacenter: str = ""
+    zone: str = ""
+    version: str = ""
+    tags: tuple[str, ...] = ()
+    weight: int = 1
+
+
+class Service(msgspec.Struct, frozen=True, array_like=True):
+    """A service as a destination: its policy and where it runs."""
+
+    name: str
+    protocol: str = "http"  # http, http2, grpc, tcp
+    permissive: bool = False  # plain text to instances whose host has no hostproxy
+    timeout: float = 0.0  # seconds for a whole call, retries included; 0: none
+    balance: str = "least-request"  # least-request, round-robin, random
+    instances: tuple[Instance, ...] = ()
+
+
+class Local(msgspec.Struct, frozen=True, array_like=True):
+    """A service with instances on this host, as the inbound path serves it."""
+
+    name: str
+    protocol: str
+    instances: tuple[str, ...]  # addresses
+    allow: tuple[AllowRule, ...] = ()
+    default_allow: bool = True  # what happens when no rule matches
+    default_reason: str = ""  # names the default that decides then, for example "policy.toml:3: [defaults] access"
+    timeout: float = 0.0
+
+
+class AllowRule(msgspec.Struct, frozen=True, array_like=True):
+    """Callers, methods and paths that may pass. Empty methods or paths mean all."""
+
+    callers: tuple[str, ...]  # service names, or "*"
+    methods: tuple[str, ...]
+    paths: tuple[str, ...]  # exact, or a prefix when it ends with "*"
+    source: str  # "policy.toml:12", for logs and refusals
+
+
+class Identity(msgspec.Struct, frozen=True, array_like=True):
+    """A certificate with its key, both PEM; never logged, never written by a worker."""
+
+    name: str  # service name, or "host"
+    uri: str  # spiffe://TRUST_DOMAIN/service/NAME or spiffe://TRUST_DOMAIN/host/NAME
+    certificate: bytes  # leaf first, then intermediates
+    key: bytes
+
+
+class Listener(msgspec.Struct, frozen=True, array_like=True):
+    """One listening socket of a worker. The socket itself travels beside, as a descriptor."""
+
+    id: str  # "mesh", "proxy", or "upstream:payments@127.0.0.1:7001"
+    kind: str  # mesh, proxy, upstream
+    address: str
+    service: str = ""  # upstream: where its traffic goes
+    caller: str = ""  # whose certificate is presented: a service name, or "host"
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a worker decides with."""
+
+    version: int
+    host: str
+    datacenter: str
+    zone: str
+    trust_domain: str
+    domains: tuple[str, ...]  # suffixes of the HTTP proxy port: "mesh" makes payments.mesh a name of payments
+    connect_ports: tuple[int, ...]  # ports that CONNECT may name; empty: CONNECT is refused
+    limits: Limits
+    access_log: AccessLog | None
+    authorities: bytes  # PEM bundle of the trust domain's roots
+    identities: dict[str, Identity]
+    services: dict[str, Service]
+    locals: dict[str, Local]
+    listeners: tuple[Listener, ...]
+
+
+class AccessLog(msgspec.Struct, frozen=True, array_like=True):
+    """Where a worker writes its access log, and how much of it."""
+
+    path: str
+    sample: float = 1.0  # share of successful requests that is logged; failures always are
+
+
+class Delta(msgspec.Struct, frozen=True, kw_only=True):
+    """What changed since the version before. ``None`` removes; empty maps and absent values change nothing."""
+
+    version: int
+    services: dict[str, Service | None] = {}
+    locals: dict[str, Local | None] = {}
+    identities: dict[str, Identity | None] = {}
+    authorities: bytes | None = None
