@@ -1,0 +1,12 @@
+"""``hostproxy demo``: two hosts on one machine, as real as they get without a second one.
+
+::
+
+    load.py --> cart's outbound port --> hostproxy of "shop"  (127.0.1.1)
+                                              | TLS 1.3, cart's certificate, payments' certificate
+                                              v
+                instance.py (two of them) <-- hostproxy of "vault" (127.0.1.2)
+
+``site.py`` writes what an operator would write (conf.toml, a catalog, a policy) and starts what systemd would start;
+``screen.py`` shows it. Everything is in one temporary directory and goes with it.
+"""

@@ -1,0 +1,303 @@
+"""One request on its way through this host, and the two parties that it stands between."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from hostproxy.enforce.retry import may_repeat
+from hostproxy.exchange.replies import Refusal
+from hostproxy.net.deadlines import NEVER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hostproxy.codec.http1 import RequestHead, ResponseHead
+    from hostproxy.exchange.caller import Caller
+    from hostproxy.net.stream import Stream
+    from hostproxy.telemetry.metrics import RequestSeries
+    from hostproxy.upstream.destination import Destination
+    from hostproxy.upstream.endpoint import Endpoint, Opening
+
+
+class Responder(Protocol):
+    """The client's side: takes the response. An HTTP/1.1 connection, or one stream of an HTTP/2 one."""
+
+    caller: Caller
+
+    def wake(self, at: float) -> None:
+        """Look at the exchange's deadline at ``at`` (monotonic seconds)."""
+
+    def connect(self, destination: Destination) -> None:
+        """CONNECT was allowed: from here on bytes are relayed to ``destination``."""
+
+    def informational(self, head: ResponseHead) -> None:
+        """A 1xx head, to be passed on at once."""
+
+    def respond(self, head: ResponseHead, body: bytes, done: bool, trailers: Sequence[bytes]) -> None:
+        """The final head with the first of its body, and whether that is all."""
+
+    def respond_body(self, body: bytes, done: bool, trailers: Sequence[bytes]) -> None:
+        """More of the body."""
+
+    def switch(self, head: ResponseHead, surplus: bytes) -> None:
+        """101: from here on bytes are relayed in both directions."""
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Nobody else answers: say why."""
+
+    def cut(self) -> None:
+        """The response can't be completed: end it so that the client sees that it is incomplete."""
+
+    def pause_request(self) -> None:
+        """Send no more of the request's body for now."""
+
+    def resume_request(self) -> None:
+        """There is room for the request's body again."""
+
+    def backlog(self) -> int:
+        """Bytes of the response that wait for the client."""
+
+
+class Requester(Protocol):
+    """The endpoint's side: takes the request."""
+
+    reused: bool  # it has served a request before
+
+    def send_body(self, body: bytes, done: bool, trailers: Sequence[bytes]) -> None:
+        """More of the request's body."""
+
+    def pause_response(self) -> None:
+        """Send no more of the response for now."""
+
+    def resume_response(self) -> None:
+        """There is room for the response again."""
+
+    def leave(self) -> Stream:
+        """Give away the stream: it becomes a tunnel's."""
+
+    def drop(self) -> None:
+        """The exchange is over before its end: close the connection, it can't be used again."""
+
+
+class Path(Protocol):
+    """Where an exchange is decided: outbound or inbound."""
+
+    def begin(self, exchange: Exchange) -> None:
+        """Decide on a new request, and send it on or refuse it."""
+
+    def attempt(self, exchange: Exchange) -> None:
+        """Send the request to an endpoint (again)."""
+
+    def completed(self, exchange: Exchange) -> None:
+        """The exchange is over; count and log it."""
+
+
+class Exchange:
+    """One request and its response. The parties call it; it keeps them in step and decides who speaks."""
+
+    __slots__ = (
+        "attempts",
+        "body",
+        "client",
+        "deadline",
+        "details",
+        "endpoint",
+        "first_byte",
+        "flags",
+        "head",
+        "moved",
+        "path",
+        "received",
+        "replayable",
+        "request_bytes",
+        "request_done",
+        "request_id",
+        "responding",
+        "rule",
+        "sent",
+        "series",
+        "server",
+        "started",
+        "status",
+        "target",
+        "trailers",
+        "tried",
+        "upstream",
+        "waiting",
+    )
+
+    def __init__(self, path: Path, server: Responder, head: RequestHead, now: float) -> None:
+        self.path = path
+        self.server = server
+        self.head = head
+        self.started = now
+        self.moved = now  # when a byte last moved, for the stream's idle timeout
+        self.deadline = NEVER  # of the whole call
+        self.body = b""  # of the request: what has come and has not been sent
+        self.trailers: Sequence[bytes] = ()
+        self.request_done = True  # the whole request has come
+        self.replayable = True  # body holds all of the request's body
+        self.request_bytes = b""  # the head as it goes to the endpoint
+        self.request_id = b""
+        self.client: Requester | None = None
+        self.waiting: Opening | None = None  # a connection to the endpoint, while there is no client
+        self.target: Destination | None = None  # what the path chose
+        self.endpoint: Endpoint | None = None
+        self.tried: tuple[Endpoint, ...] = ()
+        self.upstream = ""  # address of the endpoint that was tried last
+        self.attempts = 0
+        self.responding = False  # the final head has been passed on
+        self.first_byte = 0.0  # when that was
+        self.status = 0
+        self.flags = "-"
+        self.details = ""
+        self.received = 0  # bytes of the request's body
+        self.sent = 0  # bytes of the response's body
+        self.series: RequestSeries | None = None
+        self.rule = ""  # the rule or default that allowed it
+
+    # The request, from the server's side
+
+    def request_body(self, body: bytes, done: bool, trailers: Sequence[bytes] = ()) -> None:
+        """More of the request's body has come."""
+        self.received += len(body)
+        self.request_done = done
+        client = self.client
+        if client is not None:
+            client.send_body(body, done, trailers)
+            return
+        # No endpoint yet: keep this one piece, and ask for no more.
+        self.body += body
+        self.trailers = trailers
+        if not done:
+            self.server.pause_request()
+
+    def limit(self, seconds: float) -> None:
+        """The whole call, retries included, may take ``seconds`` from its head on."""
+        self.deadline = self.started + seconds
+        self.server.wake(self.deadline)
+
+    def cancel(self, flags: str, details: str) -> None:
+        """The client has gone."""
+        self.flags = flags
+        self.details = details
+        if not self.responding:
+            self.status = 0
+        self._release()
+        self.path.completed(self)
+
+    # The response, from the client's side
+
+    def informational(self, head: ResponseHead) -> None:
+        """A 1xx head other than 101."""
+        self.server.informational(head)
+
+    def respond(self, head: ResponseHead, body: bytes, done: bool, trailers: Sequence[bytes] = ()) -> None:
+        """The final head, with what came of its body."""
+        self.responding = True
+        self.first_byte = time.monotonic()
+        self.status = head.status
+        self.flags = "-"  # whatever earlier attempts met
+        self.sent = len(body)
+        if done:
+            self.client = None
+        self.server.respond(head, body, done, trailers)
+
+    def respond_body(self, body: bytes, done: bool, trailers: Sequence[bytes] = ()) -> None:
+        """More of the response's body."""
+        self.sent += len(body)
+        if done:
+            self.client = None
+        self.server.respond_body(body, done, trailers)
+
+    def switch(self, head: ResponseHead, surplus: bytes) -> None:
+        """101: the connection becomes a tunnel, and the exchange lasts as long as it."""
+        self.responding = True
+        self.first_byte = time.monotonic()
+        self.status = head.status
+        self.flags = "-"
+        self.server.switch(head, surplus)
+        self.client = None
+
+    # The connection to the endpoint
+
+    def opened(self, stream: Stream) -> None:
+        """There is a fresh stream to the endpoint."""
+        self.waiting = None
+        endpoint = self.endpoint
+        assert endpoint is not None
+        endpoint.adopt(stream).start(self)
+
+    def not_opened(self, reason: str) -> None:
+        """There is none. Nothing was sent, so the next endpoint may be tried."""
+        self.waiting = None
+        endpoint = self.endpoint
+        assert endpoint is not None
+        self.tried = (*self.tried, endpoint)
+        self.flags = "UF"
+        self.details = f"connecting to {endpoint.label}: {reason}"
+        self._leave_endpoint()
+        self.path.attempt(self)
+
+    # What goes wrong
+
+    def response_failed(self, refusal: Refusal) -> None:
+        """The endpoint's connection ended, or what it said can't be understood, before the response's end."""
+        client = self.client
+        self.client = None
+        if self.responding:
+            self.flags = refusal.flags
+            self.details = refusal.details
+            self._release()
+            self.server.cut()
+            self.path.completed(self)
+        elif (
+            refusal.flags == "UC"
+            and client is not None
+            and may_repeat(
+                self.head.method, client.reused, self.replayable and self.request_done, self.attempts
+            )
+        ):
+            self._leave_endpoint()
+            self.path.attempt(self)
+        else:
+            self.refuse(refusal)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Answer here. The request goes nowhere, or no further."""
+        self._release()
+        if self.responding:
+            self.flags = refusal.flags
+            self.details = refusal.details
+            self.server.cut()
+        else:
+            self.status = refusal.status
+            self.flags = refusal.flags
+            self.details = refusal.details
+            self.responding = True
+            self.server.refuse(refusal)
+        self.path.completed(self)
+
+    def complete(self) -> None:
+        """The response has been passed on whole: called by the server's side."""
+        self._release()
+        self.path.completed(self)
+
+    def _release(self) -> None:
+        """Let go of the endpoint's side."""
+        client = self.client
+        if client is not None:
+            self.client = None
+            client.drop()
+        waiting = self.waiting
+        if waiting is not None:
+            self.waiting = None
+            waiting.forget()
+        self._leave_endpoint()
+
+    def _leave_endpoint(self) -> None:
+        endpoint = self.endpoint
+        if endpoint is not None:
+            self.endpoint = None
+            endpoint.in_flight -= 1

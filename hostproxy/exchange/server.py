@@ -1,0 +1,498 @@
+"""A client's HTTP/1.1 connection: requests come out of its bytes, responses go into them.
+
+::
+
+            head            request whole         response whole
+    IDLE ----------> BODY ----------------> WAIT ----------------> IDLE, or the connection closes
+                       \\-- response whole: the rest of the request is not wanted, the connection closes
+    WAIT -- 101, or 2xx to CONNECT --> the stream leaves for a relay
+
+One exchange at a time: what a client sends ahead (pipelining) waits, at most one read of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from hostproxy.codec.http1 import (
+    LAST_CHUNK,
+    ChunkedReader,
+    ProtocolError,
+    encode_chunk,
+    encode_trailers,
+    find_head_end,
+    parse_request,
+)
+from hostproxy.exchange import forward
+from hostproxy.exchange.exchange import Exchange, Path
+from hostproxy.exchange.replies import Refusal, reply
+from hostproxy.net.deadlines import NEVER, Deadlines
+from hostproxy.net.stream import Stream
+
+if TYPE_CHECKING:
+    from hostproxy.codec.http1 import HeadLimits, ResponseHead
+    from hostproxy.exchange.caller import Caller
+    from hostproxy.limits import Limits
+    from hostproxy.upstream.destination import Destination
+
+
+class Surroundings:
+    """What all server connections of a process share, and how a new snapshot reaches them."""
+
+    __slots__ = (
+        "connect",
+        "connections",
+        "deadlines",
+        "draining",
+        "head_limits",
+        "limits",
+        "refused",
+        "switch",
+    )
+
+    def __init__(
+        self,
+        limits: Limits,
+        head_limits: HeadLimits,
+        deadlines: Deadlines,
+        refused: Callable[[str], None],
+        switch: Callable[[Stream, bytes, Exchange, bytes], None],
+        connect: Callable[[Stream, bytes, Exchange, Destination], None],
+    ) -> None:
+        """``refused(reason)`` counts requests that never became an exchange; ``switch(stream, ahead, exchange,
+        surplus)`` and ``connect(stream, ahead, exchange, destination)`` take streams that become tunnels."""
+        self.limits = limits
+        self.head_limits = head_limits
+        self.deadlines = deadlines
+        self.draining = False
+        self.connections: set[ServerConnection] = set()
+        self.refused = refused
+        self.switch = switch
+        self.connect = connect
+
+
+class ServerConnection:
+    """One client's connection."""
+
+    __slots__ = (
+        "_advancing",
+        "_buffer",
+        "_chunked_out",
+        "_chunks",
+        "_closing",
+        "_keep_alive",
+        "_remaining",
+        "_scanned",
+        "_shared",
+        "caller",
+        "deadline",
+        "exchange",
+        "path",
+        "slot",
+        "stream",
+    )
+
+    def __init__(self, shared: Surroundings, path: Path, caller: Caller) -> None:
+        self._shared = shared
+        self.path = path
+        self.caller = caller
+        self.stream: Stream = None  # type: ignore[assignment]  # set by attach(), before anything is received
+        self.exchange: Exchange | None = None
+        self.deadline = NEVER
+        self.slot = 0
+        self._buffer = b""  # bytes that belong to no exchange yet
+        self._scanned = 0  # how much of it is known to hold no end of a head
+        self._remaining = 0  # of the request's body by length
+        self._chunks: ChunkedReader | None = None  # of the request's body in chunks
+        self._keep_alive = True
+        self._chunked_out = False
+        self._closing = False  # the last response has been given: close once it is out
+        self._advancing = False
+
+    def attach(self, stream: Stream) -> None:
+        """Begin on ``stream``."""
+        self.stream = stream
+        stream.owner = self
+        shared = self._shared
+        shared.connections.add(self)
+        # The first request gets the time of a head, not the leisure of an idle keep-alive connection.
+        shared.deadlines.set(self, stream.reactor.now + shared.limits.head_time)
+
+    # The stream's owner
+
+    def received(self, data: bytes) -> None:
+        """Bytes from the client."""
+        exchange = self.exchange
+        if exchange is None:
+            if not self._closing:
+                self._buffer = self._buffer + data if self._buffer else data
+                self._advance()
+        elif exchange.request_done:
+            # Sent ahead, or the first bytes of a tunnel that the server has not agreed to.
+            self._buffer += data
+            self.stream.pause()
+        else:
+            exchange.moved = self.stream.reactor.now
+            try:
+                self._body(exchange, data)
+            except ProtocolError as error:
+                self._keep_alive = False
+                exchange.refuse(_bad_request(error))
+
+    def ended(self) -> None:
+        """The client has half-closed: it may still wait for the response."""
+        exchange = self.exchange
+        if exchange is None:
+            self._leave()
+        elif not exchange.request_done:
+            self._keep_alive = False
+            self.exchange = None
+            exchange.cancel("DC", "the client closed before the end of its request")
+            self._leave(reset=True)
+        else:
+            self._keep_alive = False  # nothing can follow
+
+    def drained(self) -> None:
+        """The client has taken everything."""
+        if self._closing:
+            self._leave()
+            return
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.moved = self.stream.reactor.now
+            if exchange.client is not None:
+                exchange.client.resume_response()
+
+    def lost(self, reason: str) -> None:
+        """The client's connection has gone."""
+        shared = self._shared
+        shared.connections.discard(self)
+        shared.deadlines.forget(self)
+        exchange = self.exchange
+        if exchange is not None:
+            self.exchange = None
+            exchange.cancel("DC", "the client's connection was lost: " + reason)
+
+    def expired(self, now: float) -> None:
+        """The deadline has passed: find out which one."""
+        exchange = self.exchange
+        shared = self._shared
+        if exchange is None:
+            if self._buffer and not self._closing:
+                self._refuse(
+                    Refusal(408, "DPE", "http_request_error", "the request's head took too long"), "slow-head"
+                )
+            else:
+                self._leave()
+        elif now >= exchange.deadline:
+            exchange.refuse(
+                Refusal(504, "UT", "http_response_timeout", "the call took longer than its timeout")
+            )
+        elif now >= exchange.moved + shared.limits.stream_idle:
+            self._keep_alive = False
+            if exchange.request_done:
+                refusal = Refusal(
+                    504, "SI", "http_response_timeout", "no byte moved for [limits] stream_idle"
+                )
+            else:
+                refusal = Refusal(408, "SI", "http_request_error", "the request's body stopped coming")
+            exchange.refuse(refusal)
+        else:
+            shared.deadlines.set(self, min(exchange.deadline, exchange.moved + shared.limits.stream_idle))
+
+    # Requests
+
+    def _advance(self) -> None:
+        """Take requests out of the buffer, one at a time, as far as it goes."""
+        if self._advancing:
+            return  # a response was given while its request is still being begun: the loop below goes on
+        self._advancing = True
+        try:
+            while self._buffer and self.exchange is None and not self._closing:
+                if not self._begin(self._buffer):
+                    break
+        finally:
+            self._advancing = False
+
+    def _begin(self, data: bytes) -> bool:
+        """Begin the request at the start of ``data``; false when its head is not whole yet."""
+        shared = self._shared
+        limits = shared.head_limits
+        try:
+            end = find_head_end(data, self._scanned, limits)
+            if end < 0:
+                if not self._scanned:
+                    shared.deadlines.set(self, self.stream.reactor.now + shared.limits.head_time)
+                self._scanned = len(data)
+                return False
+            head = parse_request(data, end, limits)
+        except ProtocolError as error:
+            self._refuse(_bad_request(error), error.reason)
+            return False
+        self._scanned = 0
+        stream = self.stream
+        now = stream.reactor.now
+        self._keep_alive = head.keep_alive and not shared.draining
+        exchange = self.exchange = Exchange(self.path, self, head, now)
+        shared.deadlines.set(self, now + shared.limits.stream_idle)
+        length = head.length
+        if not length:
+            if end == len(data):
+                self._buffer = b""
+            else:
+                self._buffer = data[end:]
+        elif length > 0:
+            stop = end + length
+            have = len(data)
+            if stop <= have:
+                exchange.body = data[end:stop]
+                exchange.received = length
+                self._buffer = data[stop:]
+            else:
+                exchange.body = data[end:]
+                exchange.received = have - end
+                exchange.request_done = exchange.replayable = False
+                self._remaining = stop - have
+                self._buffer = b""
+        else:
+            self._chunks = ChunkedReader(limits)
+            exchange.request_done = exchange.replayable = False
+            self._buffer = b""
+            if end < len(data):
+                try:
+                    exchange.body = self._decode(exchange, data[end:])
+                    exchange.received = len(exchange.body)
+                except ProtocolError as error:
+                    self._keep_alive = False
+                    exchange.refuse(_bad_request(error))
+                    return True
+        self.path.begin(exchange)
+        return True
+
+    def _body(self, exchange: Exchange, data: bytes) -> None:
+        remaining = self._remaining
+        if remaining:
+            if len(data) < remaining:
+                self._remaining = remaining - len(data)
+                exchange.request_body(data, False)
+                return
+            self._remaining = 0
+            if len(data) > remaining:
+                self._buffer = data[remaining:]
+                self.stream.pause()
+                data = data[:remaining]
+            exchange.request_body(data, True)
+            return
+        body = self._decode(exchange, data)
+        if exchange.request_done:
+            exchange.request_body(body, True, exchange.trailers)
+        elif body:
+            exchange.request_body(body, False)
+
+    def _decode(self, exchange: Exchange, data: bytes) -> bytes:
+        """Take the chunks apart; notes the end and the trailers on the exchange."""
+        chunks = self._chunks
+        assert chunks is not None
+        body = chunks.feed(data)
+        if chunks.ended:
+            self._chunks = None
+            exchange.request_done = True
+            exchange.trailers = chunks.trailers
+            self._buffer = chunks.surplus
+            if self._buffer:
+                self.stream.pause()
+        return body
+
+    def pause_request(self) -> None:
+        """Responder: no room for the body."""
+        self.stream.pause()
+
+    def resume_request(self) -> None:
+        """Responder: room again."""
+        self.stream.resume()
+
+    # Responses
+
+    def backlog(self) -> int:
+        """Responder: what waits for the client."""
+        return self.stream.backlog
+
+    def informational(self, head: ResponseHead) -> None:
+        """Responder: pass on a 1xx."""
+        if self.exchange is not None and self.exchange.head.minor:  # RFC 9110 section 15.2: never to HTTP/1.0
+            self.stream.write(forward.informational(head))
+
+    def respond(self, head: ResponseHead, body: bytes, done: bool, trailers: Sequence[bytes]) -> None:
+        """Responder: the head, and the first of the body in the same packet."""
+        exchange = self.exchange
+        assert exchange is not None
+        minor = exchange.head.minor
+        length = head.length
+        if self._shared.draining or not exchange.request_done:
+            self._keep_alive = False
+        if length >= 0 or head.no_body:
+            self._chunked_out = False
+            data = forward.response(head, minor, self._keep_alive, False)
+            self.stream.write(data + body if body else data)
+        elif minor:
+            self._chunked_out = True
+            parts = [forward.response(head, minor, self._keep_alive, True)]
+            if body:
+                parts.append(encode_chunk(body))
+            if done:
+                parts.append(encode_trailers(trailers) if trailers else LAST_CHUNK)
+            self.stream.write(b"".join(parts))
+        else:
+            # HTTP/1.0 has no chunks: the end of the body is the end of the connection.
+            self._chunked_out = False
+            self._keep_alive = False
+            self.stream.write(forward.response(head, 0, False, False) + body)
+        if done:
+            self._responded(exchange)
+        elif self.stream.backlog and exchange.client is not None:
+            exchange.client.pause_response()
+
+    def respond_body(self, body: bytes, done: bool, trailers: Sequence[bytes]) -> None:
+        """Responder: more of the body."""
+        exchange = self.exchange
+        assert exchange is not None
+        stream = self.stream
+        if self._chunked_out:
+            if body:
+                body = encode_chunk(body)
+            if done:
+                body += encode_trailers(trailers) if trailers else LAST_CHUNK
+        if body:
+            stream.write(body)
+        if done:
+            self._responded(exchange)
+        elif stream.backlog and exchange.client is not None:
+            exchange.client.pause_response()
+
+    def _responded(self, exchange: Exchange) -> None:
+        """The response is whole."""
+        self.exchange = None
+        whole = exchange.request_done
+        exchange.complete()
+        stream = self.stream
+        if stream.fd < 0:
+            return
+        if not whole:
+            self._part(linger=True)  # the rest of the request is not wanted any more
+        elif not self._keep_alive or self._shared.draining:
+            self._part(linger=False)
+        else:
+            shared = self._shared
+            if self._buffer:
+                shared.deadlines.set(self, stream.reactor.now + shared.limits.head_time)
+                stream.resume()
+                self._advance()
+            else:
+                shared.deadlines.set(self, stream.reactor.now + shared.limits.idle)
+
+    def switch(self, head: ResponseHead, surplus: bytes) -> None:
+        """Responder: the server has agreed to another protocol; hand the stream over."""
+        exchange = self.exchange
+        assert exchange is not None
+        self.stream.write(forward.switching(head))
+        self._shared.switch(self.stream, self._hand_over(), exchange, surplus)
+
+    def connect(self, destination: Destination) -> None:
+        """Responder: CONNECT was allowed; hand the stream over."""
+        exchange = self.exchange
+        assert exchange is not None
+        self._shared.connect(self.stream, self._hand_over(), exchange, destination)
+
+    def _hand_over(self) -> bytes:
+        """Part with the stream; returns what the client sent ahead."""
+        self.exchange = None
+        self._closing = True
+        self._gone()
+        ahead, self._buffer = self._buffer, b""
+        return ahead
+
+    def wake(self, at: float) -> None:
+        """Responder: look at the deadlines not later than ``at``."""
+        if at < self.deadline:
+            self._shared.deadlines.set(self, at)
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Responder: answer in the endpoint's place."""
+        exchange = self.exchange
+        assert exchange is not None
+        self.exchange = None
+        whole = exchange.request_done
+        if not whole or self._shared.draining:
+            self._keep_alive = False
+        bodiless = exchange.head.method == b"HEAD"
+        minor = exchange.head.minor
+        keep_alive = self._keep_alive and minor == 1
+        self.stream.write(reply(refusal, exchange.request_id, not keep_alive, bodiless))
+        if not keep_alive:
+            self._part(linger=True)
+        else:
+            shared = self._shared
+            shared.deadlines.set(self, self.stream.reactor.now + shared.limits.idle)
+            if self._buffer:
+                self.stream.resume()
+                self._advance()
+
+    def cut(self) -> None:
+        """Responder: the response breaks off. A reset cannot be taken for the end of a body."""
+        self.exchange = None
+        self._gone()
+        self.stream.abort()
+
+    # Ends
+
+    def _refuse(self, refusal: Refusal, word: str) -> None:
+        """Refuse what never became a request, and close: nothing after it can be trusted."""
+        self._shared.refused(word)
+        self._buffer = b""
+        self.stream.write(reply(refusal, b"", True, False))
+        self._part(linger=True)
+
+    def _part(self, linger: bool) -> None:
+        """Close after the last response."""
+        self._closing = True
+        self._buffer = b""
+        if linger:
+            self._gone()
+            self.stream.linger()
+        elif self.stream.backlog:
+            # The client may take its time; drained() closes, the deadline ends it.
+            shared = self._shared
+            shared.deadlines.set(self, self.stream.reactor.now + shared.limits.stream_idle)
+        else:
+            self._leave()
+
+    def _leave(self, reset: bool = False) -> None:
+        self._closing = True
+        self._gone()
+        if reset:
+            self.stream.abort()
+        else:
+            self.stream.close()
+
+    def _gone(self) -> None:
+        shared = self._shared
+        shared.connections.discard(self)
+        shared.deadlines.forget(self)
+
+    def drain(self) -> None:
+        """Close when nothing is under way."""
+        if self.exchange is None and not self._buffer:
+            self._leave()
+
+    def expel(self) -> None:
+        """Time is up: end whatever is under way, visibly."""
+        exchange = self.exchange
+        if exchange is not None:
+            self.exchange = None
+            exchange.cancel("LR", "the drain time was over")
+        self._leave(reset=True)
+
+
+def _bad_request(error: ProtocolError) -> Refusal:
+    return Refusal(error.status, "DPE", "http_request_error", error.detail)

@@ -1,0 +1,84 @@
+"""The inbound path: from a peer host through the mesh port to an instance on this host.
+
+    mesh port -> TLS -> peer identity -> codec -> enforce (authorise) -> local instance
+
+``begin`` is that line for one request; TLS and the peer's identity are settled before (:mod:`hostproxy.meshport`). The
+decision of ``authorise`` is one call with what it needs and nothing else, and names its rule; further rules, and rules
+for the response, join it there.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from hostproxy.exchange import forward
+from hostproxy.exchange.replies import Refusal
+
+if TYPE_CHECKING:
+    from hostproxy.exchange.caller import Caller
+    from hostproxy.exchange.exchange import Exchange
+    from hostproxy.exchange.tunnel import Tunnel
+    from hostproxy.reporting import Reporter
+    from hostproxy.tables import Tables
+
+DIRECTION = "inbound"
+
+
+class Inbound:
+    """Decides on every request and connection of peers."""
+
+    def __init__(self, tables: Tables, reporter: Reporter) -> None:
+        self.tables = tables
+        self._reporter = reporter
+
+    def begin(self, exchange: Exchange) -> None:
+        """A request of a verified peer has come: may it, and which instance answers it?"""
+        caller: Caller = exchange.server.caller
+        head = exchange.head
+        exchange.request_id = head.request_id or self._reporter.request_id()
+        local = self.tables.local(caller.service)
+        if local is None:
+            text = f"service {caller.service} is not on this host any more"
+            exchange.refuse(Refusal(503, "NR", "destination_not_found", text))
+            return
+        exchange.target = destination = local.destination(caller.name)
+        exchange.series = destination.series
+        destination.series.in_flight += 1
+        if not local.authoriser.trivial:
+            allowed, exchange.rule = local.authoriser.request(caller.name, head.method, head.target)
+            self._reporter.decided(allowed, exchange.rule, local.name)
+            if not allowed:
+                method = head.method.decode("latin-1")
+                text = f"{caller.uri} may not {method} this path of {local.name}: no rule allows it ({exchange.rule})"
+                exchange.refuse(Refusal(403, "UAEX", "http_request_denied", text))
+                return
+        if destination.timeout:
+            exchange.limit(destination.timeout)
+        exchange.request_bytes = forward.request(
+            head, caller.address, caller.protocol, caller.identity_line, exchange.request_id
+        )
+        destination.send(exchange, exchange.started)
+
+    def attempt(self, exchange: Exchange) -> None:
+        """The instance could not be reached, or its connection broke before an answer: the next one."""
+        destination = exchange.target
+        assert destination is not None  # begin() chose it
+        destination.send(exchange, time.monotonic())
+
+    def completed(self, exchange: Exchange) -> None:
+        """The exchange is over."""
+        self._reporter.request(DIRECTION, exchange)
+
+    def connection(self, tunnel: Tunnel, caller: Caller) -> None:
+        """A TCP connection of a verified peer has come."""
+        local = self.tables.local(caller.service)
+        if local is None:
+            tunnel.refuse("NR")
+            return
+        allowed, rule = local.authoriser.connection(caller.name)
+        self._reporter.decided(allowed, rule, local.name)
+        if allowed:
+            tunnel.begin(local.tcp(caller.name), DIRECTION)
+        else:
+            tunnel.refuse("UAEX")

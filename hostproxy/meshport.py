@@ -1,0 +1,113 @@
+"""The mesh port: TLS handshakes with peers, and what their certificates prove."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from hostproxy.exchange.caller import Caller
+from hostproxy.identity.peer import PeerRefused, handshake_failure_reason, peer_identity, peer_protocol
+from hostproxy.mesh.spiffe import SpiffeId
+from hostproxy.net.deadlines import NEVER
+from hostproxy.net.tls import TlsStream
+
+if TYPE_CHECKING:
+    from hostproxy.net.reactor import MeshReactor
+    from hostproxy.reporting import Reporter
+    from hostproxy.tables import Tables
+
+
+class MeshPort:
+    """Takes peers' connections as far as their identity."""
+
+    def __init__(
+        self,
+        reactor: MeshReactor,
+        tables: Tables,
+        reporter: Reporter,
+        greeted: Callable[[TlsStream, Caller, str], None],
+    ) -> None:
+        """``greeted(stream, caller, protocol)`` takes each connection whose peer has proved who it is."""
+        self.reactor = reactor
+        self.tables = tables
+        self.reporter = reporter
+        self.greeted = greeted
+        self.under_way: set[Handshake] = set()
+
+    @property
+    def full(self) -> bool:
+        """As many handshakes are under way as [limits] handshakes allows."""
+        return len(self.under_way) >= self.tables.dialling.limits.handshakes
+
+    def accepted(self, sock: socket.socket, address: object) -> None:
+        """A connection has come."""
+        Handshake(self, sock, address)
+
+
+class Handshake:
+    """One connection until its peer is known."""
+
+    __slots__ = ("_address", "_port", "_stream", "deadline", "slot")
+
+    def __init__(self, port: MeshPort, sock: socket.socket, address: object) -> None:
+        self._port = port
+        self._address = address
+        self.deadline = NEVER
+        self.slot = 0
+        tables = port.tables
+        port.under_way.add(self)
+        tables.dialling.deadlines.set(self, port.reactor.now + tables.dialling.limits.handshake)
+        self._stream = TlsStream(port.reactor, sock, self, tables.server_contexts.context)
+
+    def secured(self) -> None:
+        """The handshake is complete; OpenSSL has verified the chain."""
+        self._over()
+        stream = self._stream
+        port = self._port
+        tables = port.tables
+        try:
+            uri = peer_identity(stream.tls.getpeercert(True), tables.trust_domain)
+            protocol = peer_protocol(stream.tls)
+        except PeerRefused as error:
+            port.reporter.handshake("refused", error.reason)
+            stream.abort()
+            return
+        port.reporter.handshake("ok", "")
+        service = tables.server_contexts.service(stream.tls)
+        identity = SpiffeId.parse(uri)
+        name = identity.name if identity.kind == "service" else f"host/{identity.name}"
+        own = SpiffeId.service(tables.trust_domain, service)
+        address = self._address[0] if isinstance(self._address, tuple) else ""
+        line = f"X-Forwarded-Client-Cert: By={own};URI={uri}"
+        caller = Caller(name, uri, address.encode(), b"https", service, line.encode(), secure=True)
+        port.greeted(stream, caller, protocol)
+
+    def handshake_failed(self, error: Exception) -> None:
+        """The handshake failed."""
+        self._over()
+        self._port.reporter.handshake("failed", handshake_failure_reason(error))
+
+    def expired(self, now: float) -> None:
+        """It took too long."""
+        self._over()
+        self._stream.abort()
+        self._port.reporter.handshake("failed", "timeout")
+
+    def _over(self) -> None:
+        self._port.under_way.discard(self)
+        self._port.tables.dialling.deadlines.forget(self)
+
+    def received(self, data: bytes) -> None:
+        """Not called before secured()."""
+
+    def ended(self) -> None:
+        """Not called before secured()."""
+
+    def drained(self) -> None:
+        """The handshake's bytes are out."""
+
+    def lost(self, reason: str) -> None:
+        """The reactor found an error of ours while shaking hands."""
+        self._over()
+        self._port.reporter.handshake("failed", "other")

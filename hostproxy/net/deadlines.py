@@ -1,0 +1,89 @@
+"""Timeouts of many connections, for one attribute write each.
+
+A connection's timeout moves with every request, and nearly none ever fires. So an entry sits in one bucket of
+``TICK`` seconds, and moving its deadline later only writes the attribute: when the bucket comes up, an entry
+whose deadline has moved is put into a later bucket. Only a deadline that comes *earlier* moves the entry at once.
+A timeout fires up to ``TICK`` seconds late and never early.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+TICK = 0.25  # seconds; the smallest timeout that operators set on connections is about a second
+NEVER = math.inf
+
+
+class Expiring(Protocol):
+    """Something with a deadline. ``deadline`` is monotonic seconds or ``NEVER``; ``slot`` belongs to this module."""
+
+    deadline: float
+    slot: int
+
+    def expired(self, now: float) -> None:
+        """The deadline has passed. To go on, set another; without one there is no further call."""
+
+
+class Deadlines:
+    """All deadlines of one process. Someone calls :meth:`tick` every ``TICK`` seconds."""
+
+    __slots__ = ("_buckets", "_next")
+
+    def __init__(self, now: float) -> None:
+        self._buckets: dict[int, set[Expiring]] = {}
+        self._next = int(now / TICK)
+
+    def set(self, entry: Expiring, deadline: float) -> None:
+        """Let ``entry`` expire at ``deadline`` (monotonic seconds) instead of whenever it would have."""
+        entry.deadline = deadline
+        slot = entry.slot
+        if slot and deadline >= slot * TICK:
+            return  # it will be looked at before that: then it moves on
+        self._place(entry)
+
+    def forget(self, entry: Expiring) -> None:
+        """``entry`` is gone: hold no reference to it any more."""
+        if entry.slot:
+            bucket = self._buckets.get(entry.slot)
+            if bucket is not None:
+                bucket.discard(entry)
+            entry.slot = 0
+
+    def _place(self, entry: Expiring) -> None:
+        buckets = self._buckets
+        if entry.slot:
+            bucket = buckets.get(entry.slot)
+            if bucket is not None:
+                bucket.discard(entry)
+        if entry.deadline == NEVER:
+            entry.slot = 0
+            return
+        slot = max(int(entry.deadline / TICK) + 1, self._next)
+        entry.slot = slot
+        found = buckets.get(slot)
+        if found is None:
+            buckets[slot] = {entry}
+        else:
+            found.add(entry)
+
+    def tick(self, now: float) -> None:
+        """Expire what is due at ``now`` (monotonic seconds)."""
+        last = int(now / TICK)
+        if last - self._next > len(self._buckets):
+            due = sorted(slot for slot in self._buckets if slot <= last)
+        else:
+            due = list(range(self._next, last + 1))
+        self._next = max(self._next, last + 1)
+        for slot in due:
+            for entry in self._buckets.pop(slot, ()):
+                if entry.slot != slot:
+                    continue  # forgotten or moved by the expiry of another one in this bucket
+                entry.slot = 0
+                if entry.deadline <= now:
+                    entry.expired(now)
+                else:
+                    self._place(entry)
+
+    def __len__(self) -> int:
+        return sum(map(len, self._buckets.values()))

@@ -1,0 +1,87 @@
+"""The outbound path: from a local app to a peer host's mesh port, or in plain text where policy permits it.
+
+    listen -> caller -> codec -> route -> enforce -> upstream (balance, pool) -> TLS -> peer's mesh port
+
+``begin`` is that line for one request. A request reads the tables once, at its head, and keeps what it found in the
+exchange. What later stages need stands where it will be asked: a route's rules between ``route`` and ``enforce``, a
+mirror beside ``send``, and retries in ``attempt``, which is called again with the endpoints already tried. None of it
+knows HTTP/1.1: the exchange's two ends may as well be streams of HTTP/2.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from hostproxy.exchange import forward
+from hostproxy.exchange.replies import Refusal
+
+if TYPE_CHECKING:
+    from hostproxy.exchange.caller import Caller
+    from hostproxy.exchange.exchange import Exchange
+    from hostproxy.exchange.tunnel import Tunnel
+    from hostproxy.reporting import Reporter
+    from hostproxy.tables import Tables
+
+DIRECTION = "outbound"
+
+
+class Outbound:
+    """Decides on every request and connection of local apps."""
+
+    def __init__(self, tables: Tables, reporter: Reporter) -> None:
+        self.tables = tables
+        self._reporter = reporter
+
+    def begin(self, exchange: Exchange) -> None:
+        """A request has come: find where it goes, and send it there."""
+        caller: Caller = exchange.server.caller
+        head = exchange.head
+        exchange.request_id = head.request_id or self._reporter.request_id()
+        tables = self.tables
+        service = caller.service or tables.names.service(head.host)
+        if service is None:
+            name = head.host.decode("latin-1")
+            exchange.refuse(Refusal(404, "NR", "destination_not_found", f"no service is named {name!r}"))
+            return
+        if head.method == b"CONNECT":
+            self._connect(exchange, caller, service)
+            return
+        exchange.target = destination = tables.outbound(caller.name, service)
+        exchange.series = destination.series
+        destination.series.in_flight += 1
+        if destination.timeout:
+            exchange.limit(destination.timeout)
+        exchange.request_bytes = forward.request(
+            head, caller.address, caller.protocol, b"", exchange.request_id
+        )
+        destination.send(exchange, exchange.started)
+
+    def attempt(self, exchange: Exchange) -> None:
+        """The endpoint could not be reached, or its connection broke before an answer: the next one."""
+        destination = exchange.target
+        assert destination is not None  # begin() chose it
+        destination.send(exchange, time.monotonic())
+
+    def completed(self, exchange: Exchange) -> None:
+        """The exchange is over."""
+        self._reporter.request(DIRECTION, exchange)
+
+    def connection(self, tunnel: Tunnel, caller: Caller) -> None:
+        """A TCP connection for ``caller.service`` has come."""
+        tunnel.begin(self.tables.outbound_tcp(caller.name, caller.service), DIRECTION)
+
+    def _connect(self, exchange: Exchange, caller: Caller, service: str) -> None:
+        """CONNECT: bytes to a TCP service, when its port is among those that conf.toml allows."""
+        head = exchange.head
+        tables = self.tables
+        if head.port not in tables.connect_ports:
+            text = f"CONNECT to port {head.port} is not allowed: [outbound] connect_ports does not name it"
+            exchange.refuse(Refusal(403, "UAEX", "http_request_denied", text))
+        elif not tables.is_tcp(service):
+            text = f'CONNECT reaches services of protocol "tcp"; {service} is none'
+            exchange.refuse(Refusal(403, "UAEX", "http_request_denied", text))
+        else:
+            exchange.series = tables.outbound(caller.name, service).series
+            exchange.series.in_flight += 1
+            exchange.server.connect(tables.outbound_tcp(caller.name, service))

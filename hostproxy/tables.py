@@ -1,0 +1,316 @@
+"""A snapshot as a worker looks things up in it.
+
+Destinations and their endpoints are made when first used, and survive the next snapshot as far as it says the same:
+connections, loads and rests stay with an endpoint whose address stays. A change of one service costs the destinations
+of that service.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+from hostproxy.enforce.authorise import Authoriser
+from hostproxy.identity.contexts import ClientContexts, ServerContexts
+from hostproxy.mesh.spiffe import ALPN_HTTP1, ALPN_TCP, ServerName, SpiffeId
+from hostproxy.net.connect import Address
+from hostproxy.route.names import Names
+from hostproxy.upstream.destination import Destination
+from hostproxy.upstream.dial import Dialling, Security
+from hostproxy.upstream.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from hostproxy.snapshot import Delta, Identity, Local, Service, Snapshot
+    from hostproxy.telemetry.metrics import WorkerMetrics
+
+# Callers of one local service that have a destination of their own; they are services of the mesh, known by certificate.
+MAX_CALLERS = 4096
+
+
+def is_bytes(protocol: str) -> bool:
+    """Whether a service's traffic is relayed as bytes. HTTP/2 and gRPC are, until streams are told apart."""
+    return protocol != "http"
+
+
+class LocalTable:
+    """A service with instances on this host."""
+
+    def __init__(self, local: Local, tables: Tables, before: LocalTable | None) -> None:
+        self.name = local.name
+        self.source = local
+        self.authoriser = Authoriser(local.allow, local.default_allow, local.default_reason)
+        known = {endpoint.label: endpoint for endpoint in before.endpoints} if before else {}
+        self.endpoints: list[Endpoint] = [
+            known.pop(address, None) or tables.endpoint(address, None, 1) for address in local.instances
+        ]
+        for endpoint in known.values():
+            endpoint.retire()
+        self._tables = tables
+        self._destinations: dict[tuple[str, str], Destination] = {}
+
+    def destination(self, caller: str) -> Destination:
+        """Its instances for HTTP requests of ``caller``, a verified service name."""
+        return self._of(caller, "http")
+
+    def tcp(self, caller: str) -> Destination:
+        """Its instances for connections of ``caller``."""
+        return self._of(caller, "tcp")
+
+    def _of(self, caller: str, kind: str) -> Destination:
+        destination = self._destinations.get((caller, kind))
+        if destination is None:
+            if len(self._destinations) >= MAX_CALLERS:
+                self._destinations.clear()
+            tables = self._tables
+            destination = Destination(
+                self.name,
+                self.endpoints,
+                "least-request",
+                self.source.timeout,
+                tables.metrics.requests("inbound", caller, self.name, "", True),
+                tables.random,
+            )
+            self._destinations[caller, kind] = destination
+        return destination
+
+
+class Tables:
+    """Everything that the paths look up. One per worker, changed between events, never during one."""
+
+    def __init__(
+        self, snapshot: Snapshot, dialling: Dialling, metrics: WorkerMetrics, random: Callable[[], float]
+    ) -> None:
+        self.dialling = dialling
+        self.metrics = metrics
+        self.random = random
+        self.server_contexts = ServerContexts()
+        self._client_contexts = ClientContexts()
+        self._destinations: dict[
+            str, dict[tuple[str, str], Destination]
+        ] = {}  # by service, then caller and ALPN
+        self._locals: dict[str, LocalTable] = {}
+        self._services: dict[str, Service] = {}
+        self._identities: dict[str, Identity] = {}
+        self._authorities = b""
+        self.apply(snapshot)
+
+    # Changes
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Take a whole snapshot."""
+        self.host = snapshot.host
+        self.trust_domain = snapshot.trust_domain
+        self.datacenter = snapshot.datacenter
+        self.connect_ports = frozenset(snapshot.connect_ports)
+        self.dialling.bound(snapshot.limits)
+        gone = self._services.keys() - snapshot.services.keys()
+        changed = [name for name, service in snapshot.services.items() if self._services.get(name) != service]
+        self._services = dict(snapshot.services)
+        self.names = Names(snapshot.domains, self._services)
+        self._refresh_destinations([*gone, *changed])
+        self._refresh_locals(dict(snapshot.locals))
+        self._refresh_identities(dict(snapshot.identities), snapshot.authorities)
+
+    def change(self, delta: Delta) -> None:
+        """Take what changed."""
+        for name, service in delta.services.items():
+            if service is None:
+                self._services.pop(name, None)
+                self.names.forget()
+            else:
+                self._services[name] = service
+        self._refresh_destinations(delta.services)
+        if delta.locals:
+            current = {name: table.source for name, table in self._locals.items()}
+            self._refresh_locals(_merged(current, delta.locals))
+        if delta.identities or delta.authorities is not None or delta.locals:
+            authorities = self._authorities if delta.authorities is None else delta.authorities
+            self._refresh_identities(_merged(self._identities, delta.identities), authorities)
+
+    def _refresh_destinations(self, services: Iterable[str]) -> None:
+        for name in services:
+            for key, old in self._destinations.pop(name, {}).items():
+                if name in self._services:
+                    new = self._build(name, *key, old.endpoints)
+                    self._destinations.setdefault(name, {})[key] = new
+                    old.retire(new.endpoints)
+                else:
+                    old.retire()
+
+    def _refresh_locals(self, locals_: dict[str, Local]) -> None:
+        tables = {}
+        for name, local in locals_.items():
+            before = self._locals.pop(name, None)
+            tables[name] = before if before and before.source == local else LocalTable(local, self, before)
+        for table in self._locals.values():
+            for endpoint in table.endpoints:
+                endpoint.retire()
+        self._locals = tables
+
+    def _refresh_identities(self, identities: dict[str, Identity], authorities: bytes) -> None:
+        if identities != self._identities or authorities != self._authorities:
+            self._client_contexts.update(identities, authorities)
+            replaced = [
+                name
+                for name, identity in self._identities.items()
+                if identities.get(name) != identity or authorities != self._authorities
+            ]
+            self._identities = identities
+            self._authorities = authorities
+            # Connections under a replaced certificate finish what they do; new ones show the new one.
+            for of_service in self._destinations.values():
+                for key in [key for key in of_service if key[0] in replaced]:
+                    of_service.pop(key).retire()
+        self.server_contexts.update(
+            self.trust_domain,
+            self.datacenter,
+            identities,
+            authorities,
+            {
+                name: (ALPN_TCP,) if is_bytes(table.source.protocol) else (ALPN_HTTP1,)
+                for name, table in self._locals.items()
+                if name in identities
+            },
+        )
+
+    # Look-ups
+
+    def local(self, service: str) -> LocalTable | None:
+        """A service of this host."""
+        return self._locals.get(service)
+
+    def is_tcp(self, service: str) -> bool:
+        """Whether a service takes bytes instead of HTTP/1.1 requests."""
+        found = self._services.get(service)
+        return found is not None and is_bytes(found.protocol)
+
+    def outbound(self, caller: str, service: str) -> Destination:
+        """``service`` as ``caller`` reaches it with HTTP/1.1 requests."""
+        try:
+            return self._destinations[service][caller, ALPN_HTTP1]
+        except KeyError:
+            return self._first_use(service, caller, ALPN_HTTP1)
+
+    def outbound_tcp(self, caller: str, service: str) -> Destination:
+        """``service`` as ``caller`` reaches it with bytes."""
+        try:
+            return self._destinations[service][caller, ALPN_TCP]
+        except KeyError:
+            return self._first_use(service, caller, ALPN_TCP)
+
+    def _first_use(self, service: str, caller: str, alpn: str) -> Destination:
+        destination = self._build(service, caller, alpn, ())
+        if service in self._services:  # else nothing would ever take it away again
+            self._destinations.setdefault(service, {})[caller, alpn] = destination
+        return destination
+
+    # Building
+
+    def endpoint(self, address: str, security: Security | None, weight: int) -> Endpoint:
+        """A new endpoint."""
+        return Endpoint(self.dialling, Address.parse(address), security, weight)
+
+    def _build(self, name: str, caller: str, alpn: str, before: Iterable[Endpoint]) -> Destination:
+        service = self._services.get(name)
+        known = {(endpoint.label, endpoint.security is not None): endpoint for endpoint in before}
+        endpoints: list[Endpoint] = []
+        for (address, secure, datacenter), weight in self._places(service).items():
+            endpoint = known.pop((address, secure), None)
+            if endpoint is None:
+                security = self._security(name, caller, alpn, datacenter) if secure else None
+                endpoint = self.endpoint(address, security, weight)
+            endpoint.weight = weight
+            endpoints.append(endpoint)
+        return Destination(
+            name,
+            endpoints,
+            service.balance if service else "random",
+            service.timeout if service else 0.0,
+            self.metrics.requests(
+                "outbound", caller, name, "", any(endpoint.security is not None for endpoint in endpoints)
+            ),
+            self.random,
+        )
+
+    def _places(self, service: Service | None) -> dict[tuple[str, bool, str], int]:
+        """Where to connect to for a service, with the weight of what is there: (address, mutual TLS, datacenter).
+
+        The instances of one host are one place, its mesh port. Instances of this datacenter come alone when there
+        are any. One without a hostproxy is a place only where policy permits plain text.
+        """
+        if service is None:
+            return {}
+        usable = [
+            instance
+            for instance in service.instances
+            if instance.weight > 0 and (instance.mesh or service.permissive)
+        ]
+        near = [one for one in usable if (one.datacenter or self.datacenter) == self.datacenter]
+        places: dict[tuple[str, bool, str], int] = {}
+        for instance in near or usable:
+            datacenter = instance.datacenter or self.datacenter
+            place = (instance.mesh or instance.address, bool(instance.mesh), datacenter)
+            places[place] = places.get(place, 0) + instance.weight
+        return places
+
+    def _security(self, service: str, caller: str, alpn: str, datacenter: str) -> Security:
+        return Security(
+            self._client_contexts.get(caller, (alpn,)),
+            str(ServerName(service, datacenter, self.trust_domain)),
+            str(SpiffeId.service(self.trust_domain, service)),
+            self.trust_domain,
+        )
+
+    def connections(self) -> tuple[int, int]:
+        """Connections to endpoints: all, and those of them that are unused."""
+        endpoints = [
+            endpoint
+            for of_service in self._destinations.values()
+            for destination in of_service.values()
+            for endpoint in destination.endpoints
+        ]
+        for table in self._locals.values():
+            endpoints += table.endpoints
+        return sum(one.open for one in endpoints), sum(one.idle for one in endpoints)
+
+    def described(self) -> dict[str, object]:
+        """The endpoints in use, for /workers."""
+        destinations = [
+            (caller, alpn, destination)
+            for of_service in self._destinations.values()
+            for (caller, alpn), destination in of_service.items()
+        ]
+        rows = [
+            {
+                "service": destination.name,
+                "caller": caller,
+                "alpn": alpn,
+                "endpoint": endpoint.label,
+                "mtls": endpoint.security is not None,
+                "weight": endpoint.weight,
+                "in_flight": endpoint.in_flight,
+                "connections": endpoint.open,
+                "idle": endpoint.idle,
+                "resting": endpoint.resting_until > self.dialling.reactor.now,
+            }
+            for caller, alpn, destination in destinations
+            for endpoint in destination.endpoints
+        ]
+        local = [
+            {
+                "service": table.name,
+                "endpoint": endpoint.label,
+                "in_flight": endpoint.in_flight,
+                "connections": endpoint.open,
+                "idle": endpoint.idle,
+            }
+            for table in self._locals.values()
+            for endpoint in table.endpoints
+        ]
+        return {"outbound": rows, "local": local}
+
+
+def _merged(current: dict, changes: dict) -> dict:  # type: ignore[type-arg]
+    """``current`` with ``changes``, in which None takes away."""
+    merged = {**current, **changes}
+    return {name: value for name, value in merged.items() if value is not None}

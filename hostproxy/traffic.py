@@ -1,0 +1,300 @@
+"""Everything that carries traffic in one worker, behind the few calls that the supervisor's messages become."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from random import random
+from typing import TYPE_CHECKING
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import LoopingCall
+
+from hostproxy.exchange.caller import Caller
+from hostproxy.exchange.replies import Refusal, reply
+from hostproxy.exchange.server import ServerConnection, Surroundings
+from hostproxy.exchange.tunnel import Joiner, Tunnel
+from hostproxy.inbound import Inbound
+from hostproxy.mesh.spiffe import ALPN_HTTP1, SpiffeId
+from hostproxy.meshport import MeshPort
+from hostproxy.net.deadlines import TICK, Deadlines
+from hostproxy.net.listen import Acceptor
+from hostproxy.net.stream import Stream
+from hostproxy.outbound import Outbound
+from hostproxy.reporting import Reporter
+from hostproxy.tables import Tables
+from hostproxy.upstream.dial import Dialling
+
+if TYPE_CHECKING:
+    from twisted.logger import Logger
+
+    from hostproxy.exchange.exchange import Exchange
+    from hostproxy.net.reactor import MeshReactor
+    from hostproxy.net.tls import TlsStream
+    from hostproxy.snapshot import Delta, Listener, Snapshot
+    from hostproxy.telemetry.access_log import AccessLogWriter
+    from hostproxy.telemetry.metrics import WorkerMetrics
+    from hostproxy.upstream.destination import Destination
+
+# While draining, connections that stay unused this long are closed (seconds). Closing at once would cross with
+# requests that busy clients have already sent.
+DRAIN_GRACE = 0.5
+
+
+class Traffic:
+    """The data path of one process. Nothing here is configured after the first :meth:`apply` but by snapshots."""
+
+    def __init__(
+        self, reactor: MeshReactor, metrics: WorkerMetrics, access_log: AccessLogWriter | None, log: Logger
+    ) -> None:
+        self._reactor = reactor
+        self._metrics = metrics
+        self._log = log
+        self._reporter = Reporter(metrics, access_log, secrets.randbits(64))
+        self._deadlines = Deadlines(reactor.seconds())
+        self._acceptors: dict[str, Acceptor] = {}
+        self._tables: Tables | None = None
+        self._drained: Deferred[None] | None = None
+        self._clock = LoopingCall(self._tick)
+        self._clock.clock = reactor  # type: ignore[assignment]  # it has Twisted's interface
+        self._tunnels: set[Tunnel] = set()
+        metrics.on_export(self._gauges)
+
+    # Snapshots
+
+    def apply(self, snapshot: Snapshot) -> None:
+        """Take the first snapshot, or a whole new one."""
+        if self._tables is not None:
+            self._tables.apply(snapshot)
+            self._surroundings.limits = snapshot.limits
+            self._surroundings.head_limits = self._tables.dialling.head_limits
+            self._joiner.limits = snapshot.limits
+            return
+        reactor = self._reactor
+        dialling = Dialling(reactor, self._deadlines, snapshot.limits, self._metrics)
+        self._tables = tables = Tables(snapshot, dialling, self._metrics, random)
+        self._outbound = Outbound(tables, self._reporter)
+        self._inbound = Inbound(tables, self._reporter)
+        self._joiner = Joiner(snapshot.limits, self._deadlines)
+        self._mesh_port = MeshPort(reactor, tables, self._reporter, self._greeted)
+        self._surroundings = Surroundings(
+            snapshot.limits,
+            dialling.head_limits,
+            self._deadlines,
+            self._reporter.bad_request,
+            self._switched,
+            self._connect,
+        )
+        self._clock.start(TICK, now=False).addErrback(
+            lambda failure: self._log.failure("the clock of the deadlines stopped", failure)
+        )
+
+    def change(self, delta: Delta) -> None:
+        """Take what changed since the snapshot before."""
+        assert self._tables is not None
+        self._tables.change(delta)
+
+    def log_to(self, access_log: AccessLogWriter | None) -> None:
+        """Write the access log there from now on."""
+        self._reporter.log_to(access_log)
+
+    def _tick(self) -> None:
+        self._deadlines.tick(self._reactor.seconds())
+
+    # Listeners
+
+    def listen(self, listener: Listener, sock: socket.socket) -> None:
+        """Accept on ``sock`` for ``listener``, at once. A listener of the same id goes on with its own socket."""
+        if listener.id in self._acceptors:
+            sock.close()
+            return
+        tables = self._tables
+        assert tables is not None
+        if listener.kind == "mesh":
+            self._acceptors[listener.id] = Acceptor(
+                self._reactor, sock, self._accepted_peer, self._admit_peer, self._exhausted
+            )
+            return
+        uri = str(
+            SpiffeId.host(tables.trust_domain, tables.host)
+            if listener.caller == "host"
+            else SpiffeId.service(tables.trust_domain, listener.caller)
+        )
+
+        def accepted(sock: socket.socket, address: object) -> None:
+            text = ""
+            if isinstance(address, tuple):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                text = address[0]
+            self._accepted_local(sock, Caller(listener.caller, uri, text.encode(), b"http", listener.service))
+
+        self._acceptors[listener.id] = Acceptor(self._reactor, sock, accepted, self._admit, self._exhausted)
+
+    def close(self, listener_id: str) -> None:
+        """Stop accepting there; connections go on."""
+        acceptor = self._acceptors.pop(listener_id, None)
+        if acceptor is not None:
+            acceptor.close()
+
+    def _open(self) -> int:
+        return (
+            len(self._surroundings.connections)
+            + len(self._joiner.joints)
+            + len(self._tunnels)
+            + len(self._mesh_port.under_way)
+        )
+
+    def _admit(self) -> bool:
+        if self._open() < self._surroundings.limits.connections:
+            return True
+        self._reporter.connection_refused("connections")
+        return False
+
+    def _admit_peer(self) -> bool:
+        return not self._mesh_port.full and self._admit()
+
+    def _exhausted(self) -> None:
+        self._reporter.connection_refused("descriptors")
+
+    # Connections
+
+    def _accepted_local(self, sock: socket.socket, caller: Caller) -> None:
+        tables = self._tables
+        assert tables is not None
+        if caller.service and tables.is_tcp(caller.service):
+            self._outbound.connection(self._tunnel(Stream(self._reactor, sock, _NOBODY), caller), caller)
+        else:
+            connection = ServerConnection(self._surroundings, self._outbound, caller)
+            connection.attach(Stream(self._reactor, sock, connection))
+
+    def _accepted_peer(self, sock: socket.socket, address: object) -> None:
+        if isinstance(address, tuple):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._mesh_port.accepted(sock, address)
+
+    def _greeted(self, stream: TlsStream, caller: Caller, protocol: str) -> None:
+        if protocol == ALPN_HTTP1:
+            ServerConnection(self._surroundings, self._inbound, caller).attach(stream)
+        else:
+            self._inbound.connection(self._tunnel(stream, caller), caller)
+
+    def _tunnel(self, stream: Stream, caller: Caller, **more) -> Tunnel:  # type: ignore[no-untyped-def]
+        return Tunnel(stream, caller, self._joiner, self._tunnels, self._reporter, **more)
+
+    def _switched(self, stream: Stream, ahead: bytes, exchange: Exchange, surplus: bytes) -> None:
+        """A 101 was passed on: relay, and end the exchange with the relay."""
+        upstream = exchange.client.leave()  # type: ignore[union-attr]
+
+        def over(reason: str, received: int, sent: int) -> None:
+            exchange.received += received
+            exchange.sent += sent
+            if reason not in ("ended", "reset", "closed"):
+                exchange.details = reason
+            exchange.complete()
+
+        self._joiner.join(stream, upstream, over, ahead, surplus)
+
+    def _connect(self, stream: Stream, ahead: bytes, exchange: Exchange, destination: Destination) -> None:
+        """CONNECT was allowed: the answer comes when an endpoint has been reached."""
+        caller = exchange.server.caller
+
+        def answer(flags: str) -> bytes:
+            if flags == "-":
+                exchange.status = 200
+                exchange.complete()
+                return b"HTTP/1.1 200 Connected\r\n\r\n"
+            refusal = Refusal(503, flags, "destination_unavailable", f"{destination.name} can't be reached")
+            exchange.status, exchange.flags, exchange.details = refusal.status, refusal.flags, refusal.details
+            exchange.complete()
+            return reply(refusal, exchange.request_id, True, False)
+
+        self._tunnel(stream, caller, ahead=ahead, reply=answer).begin(destination, "outbound")
+
+    # Draining
+
+    def drain(self, seconds: float) -> Deferred[None]:
+        """Stop accepting and let everything finish; fires when the last connection has gone or time is up."""
+        if self._drained is not None:
+            return self._drained
+        done: Deferred[None] = Deferred()
+        self._drained = done
+        for listener_id in list(self._acceptors):
+            self.close(listener_id)
+        if self._tables is None:
+            return succeed(None)
+        self._surroundings.draining = True
+        self._reactor.callLater(DRAIN_GRACE, self._close_unused)
+        waiting = LoopingCall(self._check_drained)
+        waiting.clock = self._reactor  # type: ignore[assignment]
+        self._drain_check = waiting
+        waiting.start(0.05, now=True)
+        self._drain_deadline = self._reactor.callLater(seconds, self._cut_all)
+        return done
+
+    def _close_unused(self) -> None:
+        for connection in list(self._surroundings.connections):
+            connection.drain()
+
+    def _check_drained(self) -> None:
+        if not self._open():
+            self._finish_drain()
+
+    def _cut_all(self) -> None:
+        for connection in list(self._surroundings.connections):
+            connection.expel()
+        for joint in list(self._joiner.joints):
+            joint.stop("drain")
+        for tunnel in list(self._tunnels):
+            tunnel.refuse("LR")
+        self._finish_drain()
+
+    def _finish_drain(self) -> None:
+        done = self._drained
+        if done is None or done.called:
+            return
+        self._drain_check.stop()
+        if self._drain_deadline.active():
+            self._drain_deadline.cancel()
+        done.callback(None)
+
+    # Telling
+
+    def describe(self) -> dict[str, object]:
+        """What is open now, for /workers."""
+        if self._tables is None:
+            return {}
+        return {
+            "connections": len(self._surroundings.connections),
+            "requests": sum(1 for one in self._surroundings.connections if one.exchange is not None),
+            "tunnels": len(self._joiner.joints) + len(self._tunnels),
+            "handshakes": len(self._mesh_port.under_way),
+            "listeners": sorted(self._acceptors),
+            "endpoints": self._tables.described(),
+        }
+
+    def _gauges(self, metrics: WorkerMetrics) -> None:
+        if self._tables is None:
+            return
+        opened, idle = self._tables.connections()
+        metrics.gauge("upstream_connections", ("active",), opened - idle)
+        metrics.gauge("upstream_connections", ("idle",), idle)
+        metrics.gauge("downstream_connections", (), self._open())
+
+
+class _Nobody:
+    """Owns a stream until its tunnel does; no event can come in between."""
+
+    def received(self, data: bytes) -> None:
+        pass
+
+    def ended(self) -> None:
+        pass
+
+    def drained(self) -> None:
+        pass
+
+    def lost(self, reason: str) -> None:
+        pass
+
+
+_NOBODY = _Nobody()

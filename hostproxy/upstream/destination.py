@@ -1,0 +1,80 @@
+"""A service as one caller reaches it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from hostproxy.enforce.retry import MAX_ATTEMPTS
+from hostproxy.exchange.replies import Refusal
+from hostproxy.upstream.balance import Balancer
+from hostproxy.upstream.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from hostproxy.exchange.exchange import Exchange
+    from hostproxy.telemetry.metrics import RequestSeries
+
+
+class Destination:
+    """The endpoints of a service for one caller, and what policy says of calling it."""
+
+    __slots__ = ("_balancer", "endpoints", "name", "secure", "series", "timeout")
+
+    def __init__(
+        self,
+        name: str,
+        endpoints: Sequence[Endpoint],
+        balance: str,
+        timeout: float,
+        series: RequestSeries,
+        random: Callable[[], float],
+    ) -> None:
+        """``timeout``: seconds of a whole call, 0 for none."""
+        self.name = name
+        self.endpoints = endpoints
+        self.timeout = timeout
+        self.series = series
+        self.secure = any(endpoint.security is not None for endpoint in endpoints)  # reached over mutual TLS
+        self._balancer = Balancer(balance, endpoints, random)
+
+    def send(self, exchange: Exchange, now: float) -> None:
+        """Give the request of ``exchange`` to an endpoint, or refuse it when none can take it."""
+        endpoint = self.choose(exchange.tried, now)
+        if endpoint is None or exchange.attempts >= MAX_ATTEMPTS:
+            if exchange.tried:
+                text = f"no endpoint of {self.name} could be reached; the last: {exchange.details}"
+                exchange.refuse(Refusal(503, "UF", "connection_refused", text))
+            else:
+                text = f"service {self.name} has no endpoint that may be used"
+                exchange.refuse(Refusal(503, "UH", "destination_unavailable", text))
+            return
+        endpoint.in_flight += 1
+        exchange.endpoint = endpoint
+        exchange.upstream = endpoint.label
+        attempts = exchange.attempts
+        exchange.attempts = attempts + 1
+        # After a connection failed under a request, others that have been unused as long are no better.
+        connection = None if attempts else endpoint.take()
+        if connection is not None:
+            connection.start(exchange)
+        elif endpoint.full:
+            text = f"{endpoint.label} has [limits] upstream_connections open already"
+            exchange.refuse(Refusal(503, "UO", "connection_limit_reached", text))
+        else:
+            exchange.waiting = endpoint.connect(exchange)
+
+    def choose(self, tried: Sequence[object], now: float) -> Endpoint | None:
+        """The endpoint for the next request or tunnel; ``None`` when there is no (other) one."""
+        endpoints = self.endpoints
+        if not endpoints:
+            return None
+        endpoint = self._balancer.pick()
+        if tried or endpoint.resting_until:  # type: ignore[attr-defined]
+            return self._balancer.choose(tried, now)  # type: ignore[return-value]
+        return endpoint  # type: ignore[return-value]
+
+    def retire(self, kept: Sequence[Endpoint] = ()) -> None:
+        """Let go of all endpoints but those ``kept``."""
+        for endpoint in self.endpoints:
+            if endpoint not in kept:
+                endpoint.retire()

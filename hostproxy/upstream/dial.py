@@ -1,0 +1,189 @@
+"""Opening a connection to an endpoint: TCP, and for a peer host mutual TLS with the expected identity."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING, Protocol
+
+from hostproxy.codec.http1 import HeadLimits
+from hostproxy.identity.peer import PeerRefused, handshake_failure_reason, peer_identity
+from hostproxy.net.connect import Address, Connecting, failure_word
+from hostproxy.net.deadlines import NEVER, Deadlines
+from hostproxy.net.stream import Stream
+from hostproxy.net.tls import TlsStream
+
+if TYPE_CHECKING:
+    from hostproxy.limits import Limits
+    from hostproxy.net.reactor import MeshReactor
+    from hostproxy.telemetry.metrics import WorkerMetrics
+
+
+class Security:
+    """How to prove who we are to a peer, and who it must prove to be. Replaced as a whole when certificates change."""
+
+    __slots__ = ("context", "expected", "server_name", "trust_domain")
+
+    def __init__(self, context: ssl.SSLContext, server_name: str, expected: str, trust_domain: str) -> None:
+        self.context = context  # presents the caller's certificate, offers one ALPN
+        self.server_name = server_name
+        self.expected = expected  # SPIFFE ID
+        self.trust_domain = trust_domain
+
+
+class Dialler(Protocol):
+    """Who wants the connection."""
+
+    def dialled(self, dial: Dial, stream: Stream) -> None:
+        """Here it is; ``stream.owner`` is to be set before returning."""
+
+    def dial_failed(self, dial: Dial, reason: str) -> None:
+        """There is none. ``reason``: a word of net.connect, "timeout", or "tls-" and a word of identity.peer."""
+
+
+class Dial:
+    """One connection being opened."""
+
+    __slots__ = ("_connecting", "_dialler", "_shared", "_stream", "_tls", "deadline", "slot")
+
+    def __init__(
+        self, shared: Dialling, address: Address, security: Security | None, dialler: Dialler
+    ) -> None:
+        self._shared = shared
+        self._dialler = dialler
+        self._tls = security
+        self._stream: TlsStream | None = None
+        self._connecting: Connecting | None = None
+        self.deadline = NEVER
+        self.slot = 0
+        reactor = shared.reactor
+        try:
+            self._connecting = Connecting(reactor, address, self)
+        except OSError as error:
+            # Reported from the loop, so that a dialler is never called back before it holds its dial.
+            reactor.callLater(0, self._failed, failure_word(error.errno))
+            return
+        shared.deadlines.set(self, reactor.now + shared.limits.connect)
+
+    def connected(self, sock: socket.socket) -> None:
+        """TCP is there."""
+        self._connecting = None
+        shared = self._shared
+        security = self._tls
+        if security is None:
+            shared.deadlines.forget(self)
+            self._dialler.dialled(self, Stream(shared.reactor, sock, _NEW))
+            return
+        shared.deadlines.set(self, shared.reactor.now + shared.limits.handshake)
+        self._stream = TlsStream(shared.reactor, sock, self, security.context, security.server_name)
+
+    def connect_failed(self, reason: str) -> None:
+        """TCP is not."""
+        self._connecting = None
+        self._failed(reason)
+
+    def secured(self) -> None:
+        """The handshake is complete on our side: see who it is."""
+        stream = self._stream
+        security = self._tls
+        assert stream is not None
+        assert security is not None
+        metrics = self._shared.metrics
+        try:
+            identity = peer_identity(stream.tls.getpeercert(True), security.trust_domain)
+            if identity != security.expected:
+                raise PeerRefused("wrong-identity", f"expected {security.expected}, the peer is {identity}")
+            if stream.tls.selected_alpn_protocol() is None:
+                raise PeerRefused("no-alpn", "the peer speaks none of the protocols of the mesh port")
+        except PeerRefused as error:
+            metrics.count("tls_handshakes_total", ("client", "refused", error.reason))
+            stream.abort()
+            self._failed("tls-" + error.reason)
+            return
+        metrics.count("tls_handshakes_total", ("client", "ok", ""))
+        self._shared.deadlines.forget(self)
+        self._stream = None
+        self._dialler.dialled(self, stream)
+
+    def handshake_failed(self, error: Exception) -> None:
+        """The handshake failed."""
+        reason = handshake_failure_reason(error)
+        self._shared.metrics.count("tls_handshakes_total", ("client", "failed", reason))
+        self._failed("tls-" + reason)
+
+    def lost(self, reason: str) -> None:
+        """Not called before secured()."""
+
+    def received(self, data: bytes) -> None:
+        """Not called before secured()."""
+
+    def ended(self) -> None:
+        """Not called before secured()."""
+
+    def drained(self) -> None:
+        """The handshake's bytes are out."""
+
+    def expired(self, now: float) -> None:
+        """It took too long."""
+        stream = self._stream
+        if stream is not None:
+            self._shared.metrics.count("tls_handshakes_total", ("client", "failed", "timeout"))
+        self._release()
+        self._failed("timeout")
+
+    def cancel(self) -> None:
+        """Nobody wants it any more."""
+        self._shared.deadlines.forget(self)
+        self._release()
+
+    def _release(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            self._connecting = None
+        if self._stream is not None:
+            self._stream.abort()
+            self._stream = None
+
+    def _failed(self, reason: str) -> None:
+        self._shared.deadlines.forget(self)
+        self._dialler.dial_failed(self, reason)
+
+
+class Dialling:
+    """What all endpoints of a process share."""
+
+    __slots__ = ("deadlines", "head_limits", "limits", "metrics", "reactor")
+
+    def __init__(
+        self, reactor: MeshReactor, deadlines: Deadlines, limits: Limits, metrics: WorkerMetrics
+    ) -> None:
+        self.reactor = reactor
+        self.deadlines = deadlines
+        self.metrics = metrics
+        self.bound(limits)
+
+    def bound(self, limits: Limits) -> None:
+        """Keep to these limits from now on."""
+        self.limits = limits
+        self.head_limits = HeadLimits(
+            limits.request_line, limits.header_size, limits.header_count, limits.head_size
+        )
+
+
+class _New:
+    """Owns a stream from its making to the dialler's taking it, in which no event can happen."""
+
+    def received(self, data: bytes) -> None:
+        pass
+
+    def ended(self) -> None:
+        pass
+
+    def drained(self) -> None:
+        pass
+
+    def lost(self, reason: str) -> None:
+        pass
+
+
+_NEW = _New()
