@@ -79,7 +79,7 @@ class Handshake:
         name = identity.name if identity.kind == "service" else f"host/{identity.name}"
         own = SpiffeId.service(tables.trust_domain, service)
         address = self._address[0] if isinstance(self._address, tuple) else ""
-        line = f"X-Forwarded-Client-Cert: By={own};URI={uri}"
+        line = f"X-Forwarded-Client-Cert: By={own};URI={uri}\r\n"
         caller = Caller(name, uri, address.encode(), b"https", service, line.encode(), secure=True)
         port.greeted(stream, caller, protocol)
 

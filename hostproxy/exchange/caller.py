@@ -27,5 +27,5 @@ class Caller:
         self.address = address  # IP address of the other end; empty for a Unix socket
         self.protocol = protocol  # what was spoken on this connection: http or https
         self.service = service  # the only service that this connection leads to; empty: requests name it
-        self.identity_line = identity_line  # the field that tells the instance who calls; empty outbound
+        self.identity_line = identity_line  # tells the instance who calls, with its CRLF; empty outbound
         self.secure = secure  # it came over mutual TLS

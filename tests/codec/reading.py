@@ -23,6 +23,13 @@ def head(*lines: bytes) -> bytes:
     return b"".join(line + b"\r\n" for line in lines) + b"\r\n"
 
 
+def lines_of(block: bytes) -> list[bytes]:
+    """The field lines of a head, without CRLF."""
+    *lines, rest = block.split(b"\r\n")
+    assert not rest, "a block of field lines ends with CRLF"
+    return lines
+
+
 def single_bytes(data: bytes) -> Iterator[bytes]:
     return (data[index : index + 1] for index in range(len(data)))
 

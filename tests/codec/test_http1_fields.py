@@ -24,7 +24,7 @@ def lines() -> FieldLines:
 def held(lines: FieldLines) -> set[bytes]:
     """Every bytes object that can be reached from the memory."""
     found: set[bytes] = set()
-    todo: list[object] = [lines.recent, lines._older, lines._kind]
+    todo: list[object] = [lines.recent, lines._older, lines._names]
     seen: set[int] = set()
     while todo:
         item = todo.pop()

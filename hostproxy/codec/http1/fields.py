@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 
 from hostproxy.codec.http1.authority import parse_authority
 from hostproxy.codec.http1.errors import ProtocolError, RequestError, ResponseError
-from hostproxy.codec.http1.syntax import TEXT_CLASS, TOKEN, find_control
+from hostproxy.codec.http1.syntax import CONTROL, TEXT_CLASS, TOKEN, find_control
 
 REMEMBERED_LINES = 1024  # per generation, of two; with the length below at most about 0.7 MiB for each side
 REMEMBERED_LENGTH = 256  # bytes of a line
@@ -105,38 +104,47 @@ class FieldLines:
     only what nobody repeats, at the cost of one insertion a line.
     """
 
-    __slots__ = ("_error", "_kind", "_kinds", "_older", "recent")
+    __slots__ = ("_error", "_kinds", "_names", "_older", "recent")
 
     def __init__(self, kinds: Mapping[bytes, int], error: type[ProtocolError]) -> None:
         self._kinds = kinds
         self._error = error
-        self._kind = lru_cache(REMEMBERED_NAMES)(self._judge_name)
+        self._names: dict[bytes, tuple[int, bool]] = {}  # legal names as written: kind, and whether lines repeat
         self._older: dict[bytes, Field] = {}
         self.recent: dict[bytes, Field] = {}
 
     def meaning(self, line: bytes) -> Field:
         """Return what ``line`` means, remembering it if it may be. Raises the side's error."""
-        field = self._older.get(line)
-        if field is None:
-            match = _FIELD(line)
-            if match is None:
-                raise _fault(line, self._error)
-            name, value = match.groups()
-            short = len(line) <= REMEMBERED_LENGTH
-            kind, repeats = self._kind(name) if short else self._judge_name(name)
-            field = PLAIN_FIELD if kind == PLAIN else self._interpret(kind, value.strip(b" \t"))
-            if not (repeats and short):
-                return field
-        if len(self.recent) >= REMEMBERED_LINES:
-            self._older = self.recent
-            self.recent = {}
-        self.recent[line] = field
-        return field
+        name, colon, value = line.partition(b":")
+        known = self._names.get(name)
+        if known is None or not colon or CONTROL(value) is not None:
+            known = self._meet(line, name)
+        kind, repeats = known
+        if repeats and len(line) <= REMEMBERED_LENGTH:
+            field = self._older.get(line)
+            if field is None:
+                field = PLAIN_FIELD if kind == PLAIN else self._interpret(kind, value.strip(b" \t"))
+            if len(self.recent) >= REMEMBERED_LINES:
+                self._older = self.recent
+                self.recent = {}
+            self.recent[line] = field
+            return field
+        return PLAIN_FIELD if kind == PLAIN else self._interpret(kind, value.strip(b" \t"))
+
+    def _meet(self, line: bytes, name: bytes) -> tuple[int, bool]:
+        """A name that is not known yet, or an illegal line, which raises."""
+        if _FIELD(line) is None:
+            raise _fault(line, self._error)
+        known = self._judge_name(name)
+        if len(name) <= REMEMBERED_LENGTH:
+            if len(self._names) >= REMEMBERED_NAMES:
+                self._names.clear()  # as ``re`` does: whoever sends ever new names costs the others a look each
+            self._names[name] = known
+        return known
 
     def is_end_to_end(self, name: bytes) -> bool:
         """Whether a field of this name passes through the proxy untouched."""
-        judge = self._kind if len(name) <= REMEMBERED_LENGTH else self._judge_name
-        return judge(name)[0] == PLAIN
+        return self._judge_name(name)[0] == PLAIN
 
     def _judge_name(self, name: bytes) -> tuple[int, bool]:
         """Return a name's kind, and whether lines with it may be remembered."""
@@ -228,6 +236,12 @@ def _elements(value: bytes) -> list[bytes]:
 def without_named(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
     """Take out the fields that Connection named (RFC 9110 7.6.1)."""
     return [line for line in lines if line[: line.index(b":")].lower() not in names]
+
+
+def block_of(lines: list[bytes]) -> bytes:
+    """Put lines together, each with its CRLF."""
+    lines.append(b"")
+    return b"\r\n".join(lines)
 
 
 def joined(values: bytes, value: bytes) -> bytes:

@@ -24,7 +24,7 @@ class RequestHead(msgspec.Struct):
     port: int  # 0: not given
     scheme: bytes  # b"http" or b"https" of an absolute target, else b""
     minor: int  # of HTTP/1.x
-    fields: list[bytes]  # end-to-end field lines in order, without CRLF
+    fields: bytes  # end-to-end field lines in order, each with its CRLF
     length: int  # bytes of the body; -1: chunked
     keep_alive: bool
     expect_continue: bool  # the client waits for 100 before it sends its body
@@ -122,7 +122,7 @@ def parse_request(buffer: bytes, end: int, limits: HeadLimits) -> RequestHead:
         authority.port,
         scheme,
         minor,
-        passing,
+        fields.block_of(passing),
         length,
         not connection & fields.CLOSE and (minor == 1 or connection & fields.KEEP_ALIVE != 0),
         # RFC 9110 10.1.1: ignored in HTTP/1.0, and there is nothing to wait for without content.

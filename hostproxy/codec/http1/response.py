@@ -20,7 +20,7 @@ class ResponseHead(msgspec.Struct):
     status: int
     reason: bytes  # phrase without control characters, may be empty
     minor: int  # of HTTP/1.x
-    fields: list[bytes]  # end-to-end field lines in order, without CRLF; Content-Length only with HEAD and 304
+    fields: bytes  # end-to-end field lines in order, each with its CRLF; Content-Length only with HEAD and 304
     length: int  # bytes of the body; -1: chunked; -2: until the server closes
     keep_alive: bool  # the server takes another request on this connection
     upgrade: bytes  # protocols named, b"" when none
@@ -99,7 +99,7 @@ def parse_response(buffer: bytes, end: int, limits: HeadLimits, request_method: 
         status,
         reason,
         minor,
-        passing,
+        fields.block_of(passing),
         length,
         length != UNTIL_CLOSE and not connection & fields.CLOSE and (minor == 1 or connection & fields.KEEP_ALIVE != 0),
         upgrade if minor and connection & fields.UPGRADE_OPTION else b"",
