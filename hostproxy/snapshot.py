@@ -11,8 +11,11 @@ import msgspec
 from hostproxy.limits import Limits
 
 
-class Instance(msgspec.Struct, frozen=True, array_like=True):
-    """One address of a service, as discovery knows it."""
+class Instance(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One address of a service, as discovery knows it.
+
+    Without tracking by the collector (it cannot be part of a cycle): there are ten thousands of them.
+    """
 
     service: str
     host: str
@@ -64,6 +67,10 @@ class Identity(msgspec.Struct, frozen=True, array_like=True):
     uri: str  # spiffe://TRUST_DOMAIN/service/NAME or spiffe://TRUST_DOMAIN/host/NAME
     certificate: bytes  # leaf first, then intermediates
     key: bytes
+
+    def __repr__(self) -> str:
+        """Without the key: whatever is shown may end up in a log."""
+        return f"Identity(name={self.name!r}, uri={self.uri!r})"
 
 
 class Listener(msgspec.Struct, frozen=True, array_like=True):

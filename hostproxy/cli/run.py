@@ -1,0 +1,29 @@
+"""``hostproxy run``: the daemon of this host, in the foreground."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from hostproxy import config
+from hostproxy.mesh.document import Invalid
+
+DEFAULT_PATH = "/etc/hostproxy/conf.toml"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Say what can be written on the command line."""
+    parser.add_argument("-c", "--config", metavar="FILE", default=DEFAULT_PATH, help=f"configuration ({DEFAULT_PATH})")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run until SIGTERM. 0: everything was finished; 1: it did not start, or something had to be cut."""
+    try:
+        loaded = config.load(arguments.config)
+    except Invalid as invalid:
+        for problem in invalid.problems:
+            sys.stderr.write(f"{problem}\n")
+        return 1
+    from hostproxy import supervisor  # installs the reactor, which no other command needs
+
+    return supervisor.run(loaded, config.load)

@@ -1,0 +1,67 @@
+"""The runtime directory: one supervisor at a time, and the doors of its workers."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+
+LOCK_NAME = "hostproxy.lock"
+
+
+class Unusable(Exception):
+    """The runtime directory cannot be used; the text says why and what to do."""
+
+
+class RuntimeDirectory:
+    """Owned by this process until it exits, however it exits: the kernel drops the lock."""
+
+    def __init__(self, path: str) -> None:
+        """Create ``path`` (0700) if it is missing and lock it. Raises Unusable."""
+        self.path = path
+        _prepare(path)
+        lock = os.path.join(path, LOCK_NAME)
+        try:
+            # Python opens close-on-exec: a worker that kept the lock would outlive us with it.
+            self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise Unusable(f"{lock}: {error.strerror}: [host] runtime_directory must be writable") from None
+        holder = os.read(self._lock, 32).decode("ascii", "replace").strip()
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise Unusable(
+                f"{lock}: another hostproxy (pid {holder or 'unknown'}) runs with this [host] runtime_directory: "
+                "stop it, send it SIGHUP to take a new configuration, or give this one a directory of its own"
+            ) from None
+        # A supervisor that left in order has emptied the file.
+        self.left_behind = bool(holder)
+        self._write(f"{os.getpid()}\n".encode())
+
+    def release(self, in_order: bool = True) -> None:
+        """Let others have it. ``in_order``: no worker was left behind."""
+        if in_order:
+            self._write(b"")
+        os.close(self._lock)
+
+    def _write(self, content: bytes) -> None:
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, content, 0)
+
+
+def _prepare(path: str) -> None:
+    try:
+        os.makedirs(path, 0o700, exist_ok=True)
+        status = os.stat(path)
+    except OSError as error:
+        reason = "it is not a directory" if error.errno == errno.EEXIST else error.strerror
+        raise Unusable(
+            f"{path}: cannot be made: {reason}: create it for this user, or change [host] runtime_directory"
+        ) from None
+    if status.st_mode & stat.S_IWOTH:
+        raise Unusable(
+            f"{path}: everybody may write to it, so anybody could pose as a worker: chmod o-w, or change "
+            "[host] runtime_directory"
+        )

@@ -1,0 +1,227 @@
+"""Catalog, policy and certificates: read, watched, and kept in force when newer content cannot be used."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+from twisted.logger import Logger
+
+from hostproxy.compile import Inputs, identity_names
+from hostproxy.control.state import SourceState
+from hostproxy.discovery.file import FileDiscovery
+from hostproxy.discovery.files import FileWatch
+from hostproxy.discovery.reload import Reload
+from hostproxy.discovery.watch import Watch
+from hostproxy.identity import files as identity_files
+from hostproxy.mesh import policy as mesh_policy
+from hostproxy.mesh.document import Invalid
+
+if TYPE_CHECKING:
+    from hostproxy.config import Config
+    from hostproxy.control.kept import Kept
+    from hostproxy.discovery.catalog import Catalog
+    from hostproxy.identity.files import Identities
+    from hostproxy.mesh.policy import Policy
+    from hostproxy.net.reactor import MeshReactor
+
+T = TypeVar("T")
+
+# What holds where no policy is configured.
+NO_POLICY = mesh_policy.Policy()
+
+
+class Backend(Protocol):
+    """What reads and watches: :class:`FileDiscovery`, :class:`Reload`, and what comes to their side."""
+
+    @property
+    def error(self) -> Invalid | None:
+        """What is wrong now; what is in force is the last good."""
+
+    def start(self) -> None:
+        """Read and watch. Raises Invalid when the first read fails."""
+
+    def stop(self) -> None:
+        """Watch no more."""
+
+
+class Source(Generic[T]):
+    """One of the three."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: MeshReactor,
+        name: str,
+        paths: Sequence[str],
+        backend: Backend,
+        watch: Watch[T],
+        now: Callable[[], float],
+    ) -> None:
+        """``name`` and the first of ``paths`` are for people."""
+        self.watch = watch
+        self._name = name
+        self._path = paths[0]
+        self._backend = backend
+        self._now = now
+        self._loaded = 0.0
+        self._problems: tuple[str, ...] = ()
+        self._since = 0.0
+        self._kept = False
+        # Only needed until the first good read, from which on the backend watches by itself.
+        self._retry = FileWatch(reactor, paths, self._try_again)
+        watch.subscribe(self._took)
+
+    def _took(self, value: T) -> None:
+        self._loaded = self._now()
+
+    def start(self, kept: T | None = None, saved: float = 0.0) -> tuple[str, ...]:
+        """Read and watch. With bad content, ``kept`` (of ``saved``, Unix seconds) is in force instead.
+
+        Returns what is wrong when there is none: then nothing is watched.
+        """
+        self._retry.start()
+        try:
+            self._backend.start()
+        except Invalid as invalid:
+            if kept is None:
+                self._retry.stop()
+                return _texts(invalid)
+            self._note(_texts(invalid))
+            self._kept = True
+            self.watch.publish(kept)
+            self._loaded = saved
+            self.log.error(
+                "the {name} cannot be used: serving with the copy kept at {moment}, until it is corrected: {problems}",
+                name=self._name,
+                moment=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(saved)),
+                problems="\n".join(self._problems),
+            )
+        else:
+            self._retry.stop()
+        return ()
+
+    def _try_again(self) -> None:
+        try:
+            self._backend.start()
+        except Invalid as invalid:
+            self._note(_texts(invalid))
+            self.log.error("the {name} still cannot be used: {error}", name=self._name, error=invalid)
+            return
+        self._kept = False
+        self._note(())
+        self._retry.stop()
+        self.log.info("the {name} is in force again, and not the kept copy", name=self._name)
+
+    def _note(self, problems: tuple[str, ...]) -> None:
+        if problems != self._problems:
+            self._since = (self._since or self._now()) if problems else 0.0
+            self._problems = problems
+
+    def state(self) -> SourceState:
+        """How it stands now."""
+        if not self._kept:
+            error = self._backend.error
+            self._note(_texts(error) if error is not None else ())
+        return SourceState(
+            path=self._path,
+            loaded=self._loaded,
+            problems=self._problems,
+            since=self._since,
+            kept=self._kept,
+        )
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._retry.stop()
+        self._backend.stop()
+
+
+class Sources:
+    """The sources of one configuration. ``changed`` is called after each change of what is in force."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: MeshReactor,
+        config: Config,
+        changed: Callable[[], None],
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config
+        self.identities: Source[Identities]
+        self.catalog: Source[Catalog] | None = None
+        self.policy: Source[Policy] | None = None
+        self._changed = changed
+        self._started: list[Source[object]] = []
+        files, names = config.identity, identity_names(config)
+        paths = identity_files.watched_paths(files, names)
+        identities: Watch[Identities] = Watch(identity_files.Identities(b"", {}, {}, 0.0))
+        load_identities = lambda: identity_files.load(  # noqa: E731
+            files, names, config.mesh.trust_domain, config.host.name
+        )
+        backend = Reload(reactor, paths, load_identities, identities)
+        self.identities = Source(reactor, "certificates", [files.directory, *paths], backend, identities, now)
+        path = config.discovery.file_path
+        if path:
+            discovery = FileDiscovery(reactor, path)
+            self.catalog = Source(reactor, "catalog", [path], discovery, discovery.catalog, now)
+        path = config.policy.path
+        if path:
+            policy: Watch[Policy] = Watch(NO_POLICY)
+            reload = Reload(reactor, [path], lambda: mesh_policy.load(config.policy.path), policy)
+            self.policy = Source(reactor, "policy", [path], reload, policy, now)
+
+    def start(self, kept: Kept | None = None) -> list[str]:
+        """Read everything and watch it. Returns all that is wrong; then nothing is watched."""
+        problems = [*self._start(self.identities)]
+        if self.catalog is not None:
+            usable = kept is not None and kept.catalog_path == self.config.discovery.file_path
+            problems += self._start(self.catalog, kept.catalog if kept and usable else None, kept)
+        if self.policy is not None:
+            usable = kept is not None and kept.policy_path == self.config.policy.path
+            problems += self._start(self.policy, kept.policy if kept and usable else None, kept)
+        if problems:
+            self.stop()
+        for warning in self.identities.watch.value.warnings:
+            self.log.warn("{warning}", warning=warning)
+        return problems
+
+    def _start(self, source: Source[T], value: T | None = None, kept: Kept | None = None) -> tuple[str, ...]:
+        problems = source.start(value, kept.saved if kept is not None else 0.0)
+        if not problems:
+            source.watch.subscribe(lambda _: self._changed())
+            self._started.append(source)  # type: ignore[arg-type]
+        return problems
+
+    def stop(self) -> None:
+        """Watch no more."""
+        for source in self._started:
+            source.stop()
+        self._started.clear()
+
+    @property
+    def inputs(self) -> Inputs:
+        """What is in force now."""
+        return Inputs(
+            config=self.config,
+            catalog=self.catalog.watch.value if self.catalog is not None else {},
+            policy=self.policy.watch.value if self.policy is not None else NO_POLICY,
+            identities=self.identities.watch.value,
+        )
+
+    def states(self) -> tuple[SourceState, SourceState, SourceState]:
+        """Catalog, policy, certificates."""
+        nothing = SourceState()
+        return (
+            self.catalog.state() if self.catalog is not None else nothing,
+            self.policy.state() if self.policy is not None else nothing,
+            self.identities.state(),
+        )
+
+
+def _texts(invalid: Invalid) -> tuple[str, ...]:
+    return tuple(str(problem) for problem in invalid.problems)
