@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     from hostproxy.reporting import Reporter
     from hostproxy.tables import Tables
 
-DIRECTION = "inbound"
-
 
 class Inbound:
     """Decides on every request and connection of peers."""
 
+    direction = "inbound"
+
     def __init__(self, tables: Tables, reporter: Reporter) -> None:
         self.tables = tables
         self._reporter = reporter
+        self.completed = reporter.request
 
     def begin(self, exchange: Exchange) -> None:
         """A request of a verified peer has come: may it, and which instance answers it?"""
@@ -45,6 +46,11 @@ class Inbound:
         exchange.target = destination = local.destination(caller.name)
         exchange.series = destination.series
         destination.series.in_flight += 1
+        if head.method == b"CONNECT":
+            # An instance that agreed would hold bytes of any kind on a connection that others use after.
+            text = f"CONNECT is not carried between hosts: {local.name} is reached by requests"
+            exchange.refuse(Refusal(403, "UAEX", "http_request_denied", text))
+            return
         if not local.authoriser.trivial:
             allowed, exchange.rule = local.authoriser.request(caller.name, head.method, head.target)
             self._reporter.decided(allowed, exchange.rule, local.name)
@@ -66,10 +72,6 @@ class Inbound:
         assert destination is not None  # begin() chose it
         destination.send(exchange, time.monotonic())
 
-    def completed(self, exchange: Exchange) -> None:
-        """The exchange is over."""
-        self._reporter.request(DIRECTION, exchange)
-
     def connection(self, tunnel: Tunnel, caller: Caller) -> None:
         """A TCP connection of a verified peer has come."""
         local = self.tables.local(caller.service)
@@ -79,6 +81,6 @@ class Inbound:
         allowed, rule = local.authoriser.connection(caller.name)
         self._reporter.decided(allowed, rule, local.name)
         if allowed:
-            tunnel.begin(local.tcp(caller.name), DIRECTION)
+            tunnel.begin(local.tcp(caller.name), self.direction)
         else:
             tunnel.refuse("UAEX")

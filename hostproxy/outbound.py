@@ -23,15 +23,16 @@ if TYPE_CHECKING:
     from hostproxy.reporting import Reporter
     from hostproxy.tables import Tables
 
-DIRECTION = "outbound"
-
 
 class Outbound:
     """Decides on every request and connection of local apps."""
 
+    direction = "outbound"
+
     def __init__(self, tables: Tables, reporter: Reporter) -> None:
         self.tables = tables
         self._reporter = reporter
+        self.completed = reporter.request
 
     def begin(self, exchange: Exchange) -> None:
         """A request has come: find where it goes, and send it there."""
@@ -63,13 +64,9 @@ class Outbound:
         assert destination is not None  # begin() chose it
         destination.send(exchange, time.monotonic())
 
-    def completed(self, exchange: Exchange) -> None:
-        """The exchange is over."""
-        self._reporter.request(DIRECTION, exchange)
-
     def connection(self, tunnel: Tunnel, caller: Caller) -> None:
         """A TCP connection for ``caller.service`` has come."""
-        tunnel.begin(self.tables.outbound_tcp(caller.name, caller.service), DIRECTION)
+        tunnel.begin(self.tables.outbound_tcp(caller.name, caller.service), self.direction)
 
     def _connect(self, exchange: Exchange, caller: Caller, service: str) -> None:
         """CONNECT: bytes to a TCP service, when its port is among those that conf.toml allows."""
@@ -82,6 +79,7 @@ class Outbound:
             text = f'CONNECT reaches services of protocol "tcp"; {service} is none'
             exchange.refuse(Refusal(403, "UAEX", "http_request_denied", text))
         else:
-            exchange.series = tables.outbound(caller.name, service).series
-            exchange.series.in_flight += 1
-            exchange.server.connect(tables.outbound_tcp(caller.name, service))
+            exchange.target = destination = tables.outbound_tcp(caller.name, service)
+            exchange.series = destination.series
+            destination.series.in_flight += 1
+            exchange.server.connect(destination)

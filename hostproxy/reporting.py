@@ -35,14 +35,14 @@ class Reporter:
         self._issued += 1
         return self._seed + b"%016x" % self._issued
 
-    def request(self, direction: str, exchange: Exchange) -> None:
+    def request(self, exchange: Exchange) -> None:
         """A request is over."""
         now = time.monotonic()
         started = exchange.started
         first = exchange.first_byte
         series = exchange.series
         if series is None:
-            series = self._metrics.requests(direction, exchange.server.caller.name, UNKNOWN, "", False)
+            series = self._metrics.requests(exchange.path.direction, exchange.server.caller.name, UNKNOWN, "", False)
         else:
             series.in_flight -= 1
         series.record(
@@ -58,9 +58,9 @@ class Reporter:
             result = "success" if exchange.flags == "-" else "failure"
             self._metrics.count("retries_total", ("connect-failure" if exchange.tried else "reset", result))
         if self._log is not None:
-            self._write(direction, exchange, now)
+            self._write(exchange, now)
 
-    def _write(self, direction: str, exchange: Exchange, now: float) -> None:
+    def _write(self, exchange: Exchange, now: float) -> None:
         assert self._log is not None
         head = exchange.head
         caller = exchange.server.caller
@@ -69,7 +69,7 @@ class Reporter:
         first = exchange.first_byte
         self._log.write(
             AccessRecord(
-                dir=direction,
+                dir=exchange.path.direction,
                 method=head.method.decode("latin-1"),
                 path=path.decode("latin-1"),
                 has_query=bool(question),

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hostproxy.snapshot import Delta, Identity, Local, Service, Snapshot
     from hostproxy.telemetry.metrics import WorkerMetrics
 
-# Callers of one local service that have a destination of their own; they are services of the mesh, known by certificate.
+# Callers of one local service that have a destination of their own: services of the mesh, known by certificate.
 MAX_CALLERS = 4096
 
 
@@ -41,7 +41,7 @@ class LocalTable:
         self.authoriser = Authoriser(local.allow, local.default_allow, local.default_reason)
         known = {endpoint.label: endpoint for endpoint in before.endpoints} if before else {}
         self.endpoints: list[Endpoint] = [
-            known.pop(address, None) or tables.endpoint(address, None, 1) for address in local.instances
+            known.pop(address, None) or tables.endpoint(local.name, address, None, 1) for address in local.instances
         ]
         for endpoint in known.values():
             endpoint.retire()
@@ -92,6 +92,7 @@ class Tables:
         self._services: dict[str, Service] = {}
         self._identities: dict[str, Identity] = {}
         self._authorities = b""
+        self.trust_domain = self.datacenter = ""
         self.apply(snapshot)
 
     # Changes
@@ -99,12 +100,15 @@ class Tables:
     def apply(self, snapshot: Snapshot) -> None:
         """Take a whole snapshot."""
         self.host = snapshot.host
+        moved = (snapshot.trust_domain, snapshot.datacenter) != (self.trust_domain, self.datacenter)
         self.trust_domain = snapshot.trust_domain
         self.datacenter = snapshot.datacenter
         self.connect_ports = frozenset(snapshot.connect_ports)
         self.dialling.bound(snapshot.limits)
         gone = self._services.keys() - snapshot.services.keys()
-        changed = [name for name, service in snapshot.services.items() if self._services.get(name) != service]
+        changed = [
+            name for name, service in snapshot.services.items() if moved or self._services.get(name) != service
+        ]
         self._services = dict(snapshot.services)
         self.names = Names(snapshot.domains, self._services)
         self._refresh_destinations([*gone, *changed])
@@ -152,8 +156,8 @@ class Tables:
             self._client_contexts.update(identities, authorities)
             replaced = [
                 name
-                for name, identity in self._identities.items()
-                if identities.get(name) != identity or authorities != self._authorities
+                for name in self._identities.keys() | identities.keys()
+                if identities.get(name) != self._identities.get(name) or authorities != self._authorities
             ]
             self._identities = identities
             self._authorities = authorities
@@ -206,19 +210,25 @@ class Tables:
 
     # Building
 
-    def endpoint(self, address: str, security: Security | None, weight: int) -> Endpoint:
+    def endpoint(self, service: str, address: str, security: Security | None, weight: int) -> Endpoint:
         """A new endpoint."""
-        return Endpoint(self.dialling, Address.parse(address), security, weight)
+        return Endpoint(self.dialling, service, Address.parse(address), security, weight)
 
     def _build(self, name: str, caller: str, alpn: str, before: Iterable[Endpoint]) -> Destination:
         service = self._services.get(name)
-        known = {(endpoint.label, endpoint.security is not None): endpoint for endpoint in before}
+        known = {
+            (endpoint.label, endpoint.security.server_name if endpoint.security else ""): endpoint
+            for endpoint in before
+        }
         endpoints: list[Endpoint] = []
         for (address, secure, datacenter), weight in self._places(service).items():
-            endpoint = known.pop((address, secure), None)
+            server_name = str(ServerName(name, datacenter, self.trust_domain)) if secure else ""
+            endpoint = known.pop((address, server_name), None)
             if endpoint is None:
-                security = self._security(name, caller, alpn, datacenter) if secure else None
-                endpoint = self.endpoint(address, security, weight)
+                if secure and caller not in self._identities:
+                    continue  # a caller that has left this host, on a connection from before
+                security = self._security(name, caller, alpn, server_name) if secure else None
+                endpoint = self.endpoint(name, address, security, weight)
             endpoint.weight = weight
             endpoints.append(endpoint)
         return Destination(
@@ -253,10 +263,10 @@ class Tables:
             places[place] = places.get(place, 0) + instance.weight
         return places
 
-    def _security(self, service: str, caller: str, alpn: str, datacenter: str) -> Security:
+    def _security(self, service: str, caller: str, alpn: str, server_name: str) -> Security:
         return Security(
             self._client_contexts.get(caller, (alpn,)),
-            str(ServerName(service, datacenter, self.trust_domain)),
+            server_name,
             str(SpiffeId.service(self.trust_domain, service)),
             self.trust_domain,
         )

@@ -7,7 +7,7 @@ import socket
 from random import random
 from typing import TYPE_CHECKING
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
 from hostproxy.exchange.caller import Caller
@@ -183,7 +183,9 @@ class Traffic:
 
     def _switched(self, stream: Stream, ahead: bytes, exchange: Exchange, surplus: bytes) -> None:
         """A 101 was passed on: relay, and end the exchange with the relay."""
-        upstream = exchange.client.leave()  # type: ignore[union-attr]
+        client, exchange.client = exchange.client, None
+        assert client is not None  # it brought the 101
+        upstream = client.leave()
 
         def over(reason: str, received: int, sent: int) -> None:
             exchange.received += received
@@ -203,6 +205,9 @@ class Traffic:
                 exchange.status = 200
                 exchange.complete()
                 return b"HTTP/1.1 200 Connected\r\n\r\n"
+            if flags == "DC":
+                exchange.cancel(flags, "the client's connection was lost")
+                return b""
             refusal = Refusal(503, flags, "destination_unavailable", f"{destination.name} can't be reached")
             exchange.status, exchange.flags, exchange.details = refusal.status, refusal.flags, refusal.details
             exchange.complete()
@@ -221,14 +226,17 @@ class Traffic:
         for listener_id in list(self._acceptors):
             self.close(listener_id)
         if self._tables is None:
-            return succeed(None)
+            done.callback(None)
+            return done
         self._surroundings.draining = True
         self._reactor.callLater(DRAIN_GRACE, self._close_unused)
+        self._drain_deadline = self._reactor.callLater(seconds, self._cut_all)
         waiting = LoopingCall(self._check_drained)
         waiting.clock = self._reactor  # type: ignore[assignment]
         self._drain_check = waiting
-        waiting.start(0.05, now=True)
-        self._drain_deadline = self._reactor.callLater(seconds, self._cut_all)
+        waiting.start(0.05, now=False).addErrback(
+            lambda failure: self._log.failure("looking for what is left to drain", failure)
+        )
         return done
 
     def _close_unused(self) -> None:

@@ -227,6 +227,11 @@ class ClientConnection:
                 "UPE", "http_upgrade_failed", "the endpoint switched to a protocol that nobody asked for"
             )
             return
+        if not exchange.request_done:
+            # RFC 9110 section 7.8: "a client cannot begin using an upgraded protocol on the connection until it has
+            # completely sent the request message". What still comes of it would be taken for the new protocol's.
+            self._broken("UPE", "http_upgrade_failed", "the endpoint switched protocols before the request's end")
+            return
         self._buffer = b""
         exchange.switch(head, surplus)
 
@@ -297,7 +302,7 @@ class ClientConnection:
             self._lost_in_exchange(reason)
 
     def _lost_in_exchange(self, reason: str) -> None:
-        if self._remaining == -3 and not self._buffer:
+        if self._remaining == -3 and not self._buffer and not self._informational:
             flags = "UR" if reason == "reset" and not self.reused else "UC"
             details = f"the endpoint's connection was {reason} before a response"
         else:

@@ -10,7 +10,7 @@ from hostproxy.exchange.replies import Refusal
 from hostproxy.net.deadlines import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from hostproxy.codec.http1 import RequestHead, ResponseHead
     from hostproxy.exchange.caller import Caller
@@ -83,14 +83,14 @@ class Requester(Protocol):
 class Path(Protocol):
     """Where an exchange is decided: outbound or inbound."""
 
+    direction: str
+    completed: Callable[[Exchange], None]  # the exchange is over: count and log it
+
     def begin(self, exchange: Exchange) -> None:
         """Decide on a new request, and send it on or refuse it."""
 
     def attempt(self, exchange: Exchange) -> None:
         """Send the request to an endpoint (again)."""
-
-    def completed(self, exchange: Exchange) -> None:
-        """The exchange is over; count and log it."""
 
 
 class Exchange:
@@ -218,7 +218,6 @@ class Exchange:
         self.status = head.status
         self.flags = "-"
         self.server.switch(head, surplus)
-        self.client = None
 
     # The connection to the endpoint
 
@@ -281,7 +280,13 @@ class Exchange:
 
     def complete(self) -> None:
         """The response has been passed on whole: called by the server's side."""
-        self._release()
+        if self.client is not None:
+            self._release()
+        else:
+            endpoint = self.endpoint
+            if endpoint is not None:
+                self.endpoint = None
+                endpoint.in_flight -= 1
         self.path.completed(self)
 
     def _release(self) -> None:

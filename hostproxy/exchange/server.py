@@ -144,13 +144,14 @@ class ServerConnection:
         """The client has half-closed: it may still wait for the response."""
         exchange = self.exchange
         if exchange is None:
-            self._leave()
+            if not (self._buffer and self.stream.backlog):  # else requests wait for drained()
+                self._leave()
         elif not exchange.request_done:
             self._keep_alive = False
             self.exchange = None
             exchange.cancel("DC", "the client closed before the end of its request")
             self._leave(reset=True)
-        else:
+        elif not self._buffer:
             self._keep_alive = False  # nothing can follow
 
     def drained(self) -> None:
@@ -163,6 +164,8 @@ class ServerConnection:
             exchange.moved = self.stream.reactor.now
             if exchange.client is not None:
                 exchange.client.resume_response()
+        elif self._buffer:
+            self._next()
 
     def lost(self, reason: str) -> None:
         """The client's connection has gone."""
@@ -179,7 +182,7 @@ class ServerConnection:
         exchange = self.exchange
         shared = self._shared
         if exchange is None:
-            if self._buffer and not self._closing:
+            if self._buffer and not self._closing and not self.stream.backlog:
                 self._refuse(
                     Refusal(408, "DPE", "http_request_error", "the request's head took too long"), "slow-head"
                 )
@@ -208,12 +211,18 @@ class ServerConnection:
         if self._advancing:
             return  # a response was given while its request is still being begun: the loop below goes on
         self._advancing = True
+        stream = self.stream
         try:
             while self._buffer and self.exchange is None and not self._closing:
+                if stream.backlog:
+                    stream.pause()  # who does not take the answers gets no more of them
+                    break
                 if not self._begin(self._buffer):
                     break
         finally:
             self._advancing = False
+        if stream.at_end and not self._closing:
+            self.ended()  # the client half-closed behind its last request
 
     def _begin(self, data: bytes) -> bool:
         """Begin the request at the start of ``data``; false when its head is not whole yet."""
@@ -381,15 +390,24 @@ class ServerConnection:
         if not whole:
             self._part(linger=True)  # the rest of the request is not wanted any more
         elif not self._keep_alive or self._shared.draining:
-            self._part(linger=False)
+            self._part(linger=bool(self._buffer))  # what was sent ahead is not wanted either
         else:
-            shared = self._shared
-            if self._buffer:
-                shared.deadlines.set(self, stream.reactor.now + shared.limits.head_time)
-                stream.resume()
-                self._advance()
-            else:
-                shared.deadlines.set(self, stream.reactor.now + shared.limits.idle)
+            self._next()
+
+    def _next(self) -> None:
+        """Between two requests: the second may be here already."""
+        limits = self._shared.limits
+        stream = self.stream
+        if not self._buffer:
+            seconds = limits.idle
+        elif stream.backlog:
+            seconds = limits.stream_idle
+        else:
+            seconds = limits.head_time
+        self._shared.deadlines.set(self, stream.reactor.now + seconds)
+        if self._buffer:
+            stream.resume()
+            self._advance()
 
     def switch(self, head: ResponseHead, surplus: bytes) -> None:
         """Responder: the server has agreed to another protocol; hand the stream over."""
@@ -432,17 +450,12 @@ class ServerConnection:
         if not keep_alive:
             self._part(linger=True)
         else:
-            shared = self._shared
-            shared.deadlines.set(self, self.stream.reactor.now + shared.limits.idle)
-            if self._buffer:
-                self.stream.resume()
-                self._advance()
+            self._next()
 
     def cut(self) -> None:
         """Responder: the response breaks off. A reset cannot be taken for the end of a body."""
         self.exchange = None
-        self._gone()
-        self.stream.abort()
+        self._leave(reset=True)
 
     # Ends
 

@@ -98,8 +98,8 @@ class Tunnel:
         ahead: bytes = b"",
         reply: Callable[[str], bytes] | None = None,
     ) -> None:
-        """``waiting`` holds it until it is joined or refused. ``reply(flags)`` gives what the client is told first: flags "-" once the endpoint has been reached,
-        others when it has not; ``None``: nothing."""
+        """``waiting`` holds it until it is joined or refused. ``reply(flags)`` gives what the client is told first:
+        flags "-" once the endpoint has been reached, others when it has not; ``None``: nothing."""
         self.stream = stream
         stream.owner = self
         stream.pause()
@@ -198,14 +198,17 @@ class Tunnel:
         self.ahead += data
 
     def ended(self) -> None:
-        """Paused: not called."""
+        """The stream remembers it, and the relay passes it on."""
 
     def drained(self) -> None:
         """Nothing was written."""
 
     def lost(self, reason: str) -> None:
         """The client has gone while an endpoint was being reached."""
+        self.refusal = "DC"
         self._let_go()
+        if self._reply is not None:
+            self._reply("DC")  # nobody hears it, but it ends the request
         self._over("client-" + reason)
 
     def _let_go(self) -> None:

@@ -11,8 +11,14 @@ from __future__ import annotations
 import math
 from typing import Protocol
 
+from twisted.logger import Logger
+
 TICK = 0.25  # seconds; the smallest timeout that operators set on connections is about a second
 NEVER = math.inf
+
+# A tick this late means that the process stood still (seconds). What has come in the meantime waits unread in the
+# sockets: nothing expires before the loop has gone round once, so that a pause fails no healthy request.
+STALLED = 1.0
 
 
 class Expiring(Protocol):
@@ -28,11 +34,14 @@ class Expiring(Protocol):
 class Deadlines:
     """All deadlines of one process. Someone calls :meth:`tick` every ``TICK`` seconds."""
 
-    __slots__ = ("_buckets", "_next")
+    __slots__ = ("_buckets", "_next", "_ticked")
+
+    log = Logger()
 
     def __init__(self, now: float) -> None:
         self._buckets: dict[int, set[Expiring]] = {}
         self._next = int(now / TICK)
+        self._ticked = now
 
     def set(self, entry: Expiring, deadline: float) -> None:
         """Let ``entry`` expire at ``deadline`` (monotonic seconds) instead of whenever it would have."""
@@ -69,6 +78,10 @@ class Deadlines:
 
     def tick(self, now: float) -> None:
         """Expire what is due at ``now`` (monotonic seconds)."""
+        late = now - self._ticked
+        self._ticked = now
+        if late > STALLED:
+            return
         last = int(now / TICK)
         if last - self._next > len(self._buckets):
             due = sorted(slot for slot in self._buckets if slot <= last)
@@ -81,7 +94,10 @@ class Deadlines:
                     continue  # forgotten or moved by the expiry of another one in this bucket
                 entry.slot = 0
                 if entry.deadline <= now:
-                    entry.expired(now)
+                    try:
+                        entry.expired(now)
+                    except Exception:  # one entry's fault must not stop the clock of all others
+                        self.log.failure("the deadline of {entry!r}", entry=entry)
                 else:
                     self._place(entry)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hostproxy.net.reactor import READ
 
 if TYPE_CHECKING:
-    from twisted.internet.interfaces import IDelayedCall
+    from twisted.internet.base import DelayedCall
 
     from hostproxy.net.reactor import MeshReactor
 
@@ -49,7 +49,7 @@ class Acceptor:
         self.accepted = accepted
         self._admit = admit
         self._exhausted = exhausted
-        self._timer: IDelayedCall | None = None
+        self._timer: DelayedCall | None = None
         self._watching = False
         self._watch()
 

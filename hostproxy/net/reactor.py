@@ -46,14 +46,19 @@ class MeshReactor(EPollReactor):
     def __init__(self) -> None:
         self.now = time.monotonic()
         self._watched: dict[int, Watched] = {}
+        self._fresh: dict[int, Watched] = {}  # watched since the current batch of events was picked up
         super().__init__()
 
     seconds = staticmethod(time.monotonic)
 
     def watch(self, watched: Watched, events: int) -> None:
-        """Report ``events`` of ``watched.fd``; errors and hang-ups are always reported."""
+        """Report ``events`` of ``watched.fd``; errors and hang-ups are always reported.
+
+        From the next batch of events on: the current one may still hold an event of a descriptor of the same
+        number, closed a moment ago, that would be taken for one of this.
+        """
         self._poller.register(watched.fd, events)
-        self._watched[watched.fd] = watched
+        self._fresh[watched.fd] = watched
 
     def rewatch(self, watched: Watched, events: int) -> None:
         """Change the events of a watched descriptor; 0 leaves only errors and hang-ups."""
@@ -61,11 +66,16 @@ class MeshReactor(EPollReactor):
 
     def unwatch(self, watched: Watched) -> None:
         """Forget ``watched``. Must come before its descriptor is closed."""
-        if self._watched.pop(watched.fd, None) is not None:
-            self._poller.unregister(watched.fd)
+        fd = watched.fd
+        if self._watched.pop(fd, None) is not None or self._fresh.pop(fd, None) is not None:
+            self._poller.unregister(fd)
 
     def doPoll(self, timeout: float | None) -> None:
         """Wait for events and hand them out: data path first by direct call, the rest as Twisted does."""
+        watched = self._watched
+        if self._fresh:
+            watched.update(self._fresh)
+            self._fresh.clear()
         try:
             events = self._poller.poll(-1 if timeout is None else timeout, BATCH)
         except OSError as error:
@@ -73,7 +83,6 @@ class MeshReactor(EPollReactor):
                 return
             raise
         self.now = time.monotonic()
-        watched = self._watched
         index = 0
         while index < len(events):
             target: Watched | None = None
@@ -96,7 +105,7 @@ class MeshReactor(EPollReactor):
                     except Exception:
                         self.log.failure("releasing {target!r} after an error", target=target)
 
-    doIteration = doPoll
+    doIteration = doPoll  # noqa: N815  # Twisted's name
 
 
 def install() -> MeshReactor:

@@ -43,7 +43,10 @@ class _Side:
 
     def drained(self) -> None:
         self.relay.moved = self.stream.reactor.now
-        self.other.stream.resume() if not self.other.ended_ else self.relay.one_ended()
+        if self.other.ended_:
+            self.relay.one_ended()
+        else:
+            self.other.stream.resume()
 
     def lost(self, reason: str) -> None:
         self.relay.broken(self, reason)
@@ -83,6 +86,8 @@ class Relay:
             side.stream.resume()
             if data:
                 side.received(data)
+            if side.stream.at_end:
+                side.ended()
 
     def one_ended(self) -> None:
         """One direction has ended; with both ended and written out it is over."""

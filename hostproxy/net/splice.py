@@ -27,22 +27,31 @@ ROUNDS = 4
 # Empty pipes that wait for their next use.
 SPARE_PIPES = 32
 
-_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK | os.SPLICE_F_MORE
+# How long a connection waits for somebody's pipe after the process ran out of descriptors (seconds).
+PAUSE = 0.1
+
+# Without SPLICE_F_MORE: it makes the kernel keep the end of every message back for 200 ms.
+_FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _RESET = struct.pack("ii", 1, 0)
 
 
 class Pipes:
-    """Empty pipes. A connection has one only while bytes are under way, so idle ones cost no descriptors."""
+    """Empty pipes. A connection has one only while bytes are under way, so idle ones cost no descriptors.
+
+    One is made at the start, so that connections go on, if in turns, when there are no descriptors left.
+    """
 
     __slots__ = ("_spare",)
 
     def __init__(self) -> None:
-        self._spare: list[tuple[int, int]] = []
+        self._spare = [self._make()]
 
     def take(self) -> tuple[int, int]:
         """An empty pipe. Raises OSError when there are no descriptors left."""
-        if self._spare:
-            return self._spare.pop()
+        return self._spare.pop() if self._spare else self._make()
+
+    @staticmethod
+    def _make() -> tuple[int, int]:
         read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
@@ -113,7 +122,12 @@ class _End:
                 return
             pipe = self.pipe
             if pipe is None:
-                pipe = self.pipe = relay.pipes.take()
+                try:
+                    pipe = self.pipe = relay.pipes.take()
+                except OSError:
+                    self.want(self.events & ~EPOLLIN)
+                    relay.reactor.callLater(PAUSE, self.again)
+                    return
             try:
                 count = os.splice(self.fd, pipe[1], PIPE_SIZE, flags=_FLAGS)
             except BlockingIOError:
@@ -129,6 +143,11 @@ class _End:
             self.count += count
             self.held = count
             self.push()
+
+    def again(self) -> None:
+        """There may be a pipe now."""
+        if self.fd >= 0:
+            self.want(self.events | EPOLLIN)
 
     def push(self) -> None:
         """Move what is in the pipe into the other socket."""

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Protocol
 from hostproxy.net.reactor import READ, WRITE
 
 if TYPE_CHECKING:
+    from twisted.internet.base import DelayedCall
+
     from hostproxy.net.reactor import MeshReactor
 
 # Bytes of one read: the largest backlog that one read can cause, and the batch in which bodies are moved.
@@ -74,6 +76,7 @@ class Stream:
         "_send",
         "_swallowed",
         "_watched",
+        "at_end",
         "backlog",
         "fd",
         "owner",
@@ -89,12 +92,13 @@ class Stream:
         self.owner = owner
         self.fd = sock.fileno()
         self.backlog = 0  # bytes accepted by write() that the kernel has not taken yet
+        self.at_end = False  # the peer will send no more
         self._pending: list[bytes] = []
         self._receive = sock.recv
         self._send = sock.send
         self._events = READ
         self._finish = False  # half-close once the backlog is out
-        self._leaving = False  # close() was called: flush, then go
+        self._leaving: DelayedCall | None = None  # close() was called: flush, then go, at the latest when this fires
         self._broken = False  # writing failed: the loop will report it
         self._swallowed = -1  # >= 0: bytes read and thrown away while leaving
         self._watched = True
@@ -129,7 +133,10 @@ class Stream:
             self._swallow(len(data))
         elif data:
             self.owner.received(data)
+        elif self._broken:
+            self._gone("reset")  # whoever learns of a reset by writing leaves none to learn of by reading
         else:
+            self.at_end = True
             self._set(self._events & ~READ)
             self.owner.ended()
 
@@ -152,6 +159,7 @@ class Stream:
 
     def fault(self, error: BaseException) -> None:
         """Called by the reactor when handling an event raised."""
+        self._reset_on_close()
         self._gone("error")
 
     # The owner's side
@@ -167,9 +175,10 @@ class Stream:
         except BlockingIOError:
             sent = 0
         except OSError:
-            self._broken = (
-                True  # the loop will report it: reading first, so that the peer's last words are heard
-            )
+            # The loop will report it: reading first, so that the peer's last words are heard.
+            self._broken = True
+            if not self._watched:
+                self._set(READ)
             return
         if sent != len(data):
             self._keep(data[sent:])
@@ -215,7 +224,7 @@ class Stream:
 
     def resume(self) -> None:
         """Read again."""
-        if not self._events & READ and self.fd >= 0:
+        if not self._events & READ and not self.at_end:
             self._set(self._events | READ)
 
     def finish(self) -> None:
@@ -248,15 +257,24 @@ class Stream:
         """
         if self.fd < 0:
             return
+        if self.at_end:
+            self.close()  # nothing more can come
+            return
         self.owner = _NOBODY
-        self._leave(LINGER_TIME)
+        self._leave(LEAVE_TIME if self.backlog else LINGER_TIME)
         self._swallowed = 0
         self.finish()
         self.resume()
 
     def _leave(self, seconds: float) -> None:
-        self._leaving = True
-        self.reactor.callLater(seconds, self._gone, "closed")
+        self._leaving = self.reactor.callLater(seconds, self._time_up)
+
+    def _time_up(self) -> None:
+        self._leaving = None
+        if self.backlog:
+            self.abort()  # something is missing, and the peer must see it
+        else:
+            self._gone("closed")
 
     def _swallow(self, count: int) -> None:
         self._swallowed += count
@@ -268,13 +286,16 @@ class Stream:
         if self.fd < 0:
             return
         self.owner = _NOBODY
+        self._reset_on_close()
+        self._gone("closed")
+
+    # Inside
+
+    def _reset_on_close(self) -> None:
         try:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         except OSError:
             pass  # it has gone already
-        self._gone("closed")
-
-    # Inside
 
     def _set(self, events: int) -> None:
         if events == self._events or self.fd < 0:
@@ -299,6 +320,9 @@ class Stream:
         self.reactor.unwatch(self)
         self.fd = -1
         self.owner = _NOBODY
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
         self._pending.clear()
         self.backlog = 0
         return self.sock

@@ -66,6 +66,8 @@ class TlsStream(Stream):
             self._shake_hands()
 
     def _read(self) -> None:
+        if not self._events & READ:
+            return  # paused since the event was picked up
         try:
             data = self._receive(READ_SIZE)
         except BlockingIOError:
@@ -110,6 +112,7 @@ class TlsStream(Stream):
             if self.failure:
                 self._gone("tls")
             else:
+                self.at_end = True
                 self._set(self._events & ~READ)
                 self.owner.ended()
 
@@ -188,30 +191,17 @@ class TlsStream(Stream):
             records.append(self._outgoing.read())
         super().write(b"".join(records))
 
-    def _shut(self) -> None:
-        if self.established and not self._broken:
-            self._say_goodbye()
-        super()._shut()
-
-    def _say_goodbye(self) -> None:
-        """Say close_notify, so that the peer knows that nothing is missing."""
-        try:
-            self.tls.unwrap()
-        except ssl.SSLError:
-            pass  # want-read: the peer's own close_notify is still to come, which is its business
-        if self._outgoing.pending:
-            rest = self._outgoing.read()
+    def finish(self) -> None:
+        """Say close_notify after the backlog, so that the peer knows that nothing is missing, then half-close."""
+        if self.established and not self._finish and self.fd >= 0:
             try:
-                self._send(
-                    rest
-                )  # 24 bytes after an empty backlog: if the kernel has no room, the peer is not reading
-            except OSError:
-                self._broken = True
+                self.tls.unwrap()
+            except ssl.SSLError:
+                pass  # want-read: the peer's own close_notify is still to come, which is its business
+            self._send_out()
+        super().finish()
 
     def close(self) -> None:
         """Write out the backlog, say close_notify, then close."""
-        if self.fd >= 0:
-            self._finish = True
-            if not self.backlog:
-                self._shut()
+        self.finish()
         super().close()

@@ -53,8 +53,9 @@ class Destination:
         exchange.upstream = endpoint.label
         attempts = exchange.attempts
         exchange.attempts = attempts + 1
-        # After a connection failed under a request, others that have been unused as long are no better.
-        connection = None if attempts else endpoint.take()
+        # After a connection failed under a request, others that have been unused as long are no better. After one
+        # could not be opened, those of the next endpoint are.
+        connection = endpoint.take() if not attempts or exchange.tried else None
         if connection is not None:
             connection.start(exchange)
         elif endpoint.full:
@@ -69,12 +70,13 @@ class Destination:
         if not endpoints:
             return None
         endpoint = self._balancer.pick()
-        if tried or endpoint.resting_until:  # type: ignore[attr-defined]
+        if tried or endpoint.resting_until > now:  # type: ignore[attr-defined]
             return self._balancer.choose(tried, now)  # type: ignore[return-value]
         return endpoint  # type: ignore[return-value]
 
     def retire(self, kept: Sequence[Endpoint] = ()) -> None:
         """Let go of all endpoints but those ``kept``."""
+        keep = frozenset(kept)  # there may be thousands
         for endpoint in self.endpoints:
-            if endpoint not in kept:
+            if endpoint not in keep:
                 endpoint.retire()

@@ -7,7 +7,7 @@ import ssl
 from typing import TYPE_CHECKING, Protocol
 
 from hostproxy.codec.http1 import HeadLimits
-from hostproxy.identity.peer import PeerRefused, handshake_failure_reason, peer_identity
+from hostproxy.identity.peer import PeerRefused, handshake_failure_reason, peer_identity, peer_protocol
 from hostproxy.net.connect import Address, Connecting, failure_word
 from hostproxy.net.deadlines import NEVER, Deadlines
 from hostproxy.net.stream import Stream
@@ -90,11 +90,8 @@ class Dial:
         assert security is not None
         metrics = self._shared.metrics
         try:
-            identity = peer_identity(stream.tls.getpeercert(True), security.trust_domain)
-            if identity != security.expected:
-                raise PeerRefused("wrong-identity", f"expected {security.expected}, the peer is {identity}")
-            if stream.tls.selected_alpn_protocol() is None:
-                raise PeerRefused("no-alpn", "the peer speaks none of the protocols of the mesh port")
+            peer_identity(stream.tls.getpeercert(True), security.trust_domain, security.expected)
+            peer_protocol(stream.tls)
         except PeerRefused as error:
             metrics.count("tls_handshakes_total", ("client", "refused", error.reason))
             stream.abort()
@@ -112,7 +109,8 @@ class Dial:
         self._failed("tls-" + reason)
 
     def lost(self, reason: str) -> None:
-        """Not called before secured()."""
+        """The reactor found an error of ours while shaking hands."""
+        self._failed("error")
 
     def received(self, data: bytes) -> None:
         """Not called before secured()."""

@@ -42,11 +42,15 @@ class Endpoint:
         "resting_until",
         "retired",
         "security",
+        "service",
         "weight",
     )
 
-    def __init__(self, dialling: Dialling, address: Address, security: Security | None, weight: int) -> None:
+    def __init__(
+        self, dialling: Dialling, service: str, address: Address, security: Security | None, weight: int
+    ) -> None:
         self.dialling = dialling
+        self.service = service
         self.address = address
         self.label = address.text
         self.security = security  # None: plain text
@@ -96,6 +100,8 @@ class Endpoint:
     def connect(self, waiter: Waiter) -> Opening:
         """Open a stream for ``waiter``, which may forget it."""
         self.open += 1
+        if 0.0 < self.resting_until <= self.dialling.reactor.now:
+            self.failed()  # this one is the probe: until it has succeeded, the endpoint goes on resting for the others
         return Opening(self, waiter)
 
     def adopt(self, stream: Stream) -> ClientConnection:
@@ -109,9 +115,12 @@ class Endpoint:
 
     def failed(self) -> None:
         """It could not."""
+        now = self.dialling.reactor.now
+        if self.resting_until > now:
+            return  # several were under way together: that is one failure
         rest = min(REST_LONGEST, REST_FIRST * 2**self._failures)
         self._failures = min(self._failures + 1, 10)
-        self.resting_until = self.dialling.reactor.now + rest
+        self.resting_until = now + rest
 
     def retire(self) -> None:
         """No longer part of its destination: what is under way finishes, what is unused closes."""
@@ -137,7 +146,9 @@ class Opening:
 
     def dialled(self, dial: Dial, stream: Stream) -> None:
         """The stream is there."""
-        self._endpoint.succeeded()
+        endpoint = self._endpoint
+        endpoint.dialling.metrics.count("upstream_connects_total", (endpoint.service, "ok"))
+        endpoint.succeeded()
         waiter = self._waiter
         assert waiter is not None  # forget() cancels the dial
         self._waiter = None
@@ -150,6 +161,7 @@ class Opening:
             return  # forgotten in the meantime
         self._waiter = None
         endpoint = self._endpoint
+        endpoint.dialling.metrics.count("upstream_connects_total", (endpoint.service, reason))
         endpoint.open -= 1
         if reason not in ("no-ports", "no-descriptors"):  # those are our own trouble
             endpoint.failed()
