@@ -100,7 +100,7 @@ class ClientConnection:
             self._chunked_out = False
             if body:
                 data += body
-        self.stream.write(data)
+        self.stream.post(data)
         if not exchange.replayable:
             exchange.body = b""
             if not exchange.request_done and not self.stream.backlog:
@@ -264,7 +264,7 @@ class ClientConnection:
         self._chunks = None
         self.exchange = None
         stream = self.stream
-        if self._reusable and exchange.request_done and not surplus and not stream.backlog:
+        if self._reusable and exchange.request_done and not (surplus or stream.backlog or stream.posted):
             self.reused = True
             self._home.give_back(self)
         else:

@@ -343,7 +343,8 @@ class ServerConnection:
         if length >= 0 or head.no_body:
             self._chunked_out = False
             data = forward.response(head, minor, self._keep_alive, False)
-            self.stream.write(data + body if body else data)
+            if body:
+                data += body
         elif minor:
             self._chunked_out = True
             parts = [forward.response(head, minor, self._keep_alive, True)]
@@ -351,15 +352,18 @@ class ServerConnection:
                 parts.append(encode_chunk(body))
             if done:
                 parts.append(encode_trailers(trailers) if trailers else LAST_CHUNK)
-            self.stream.write(b"".join(parts))
+            data = b"".join(parts)
         else:
             # HTTP/1.0 has no chunks: the end of the body is the end of the connection.
             self._chunked_out = False
             self._keep_alive = False
-            self.stream.write(forward.response(head, 0, False, False) + body)
+            data = forward.response(head, 0, False, False) + body
         if done:
+            self.stream.post(data)
             self._responded(exchange)
-        elif self.stream.backlog and exchange.client is not None:
+            return
+        self.stream.write(data)
+        if self.stream.backlog and exchange.client is not None:
             exchange.client.pause_response()
 
     def respond_body(self, body: bytes, done: bool, trailers: Sequence[bytes]) -> None:

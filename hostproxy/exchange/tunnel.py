@@ -55,6 +55,8 @@ class Joiner:
             self.joints.discard(joint)
             finished(reason, from_first, from_second)
 
+        first.send_posted()
+        second.send_posted()
         plain = not (first.secure or second.secure)
         if plain and not (ahead or behind or first.backlog or second.backlog):
             joint = SpliceRelay(first, second, self._pipes, self._deadlines, idle, over)

@@ -22,8 +22,9 @@ from twisted.logger import Logger
 READ = EPOLLIN
 WRITE = EPOLLOUT
 
-# Events taken from the kernel at once. A batch bounds how long a timer can be late: 256 events of about 10 us.
-BATCH = 256
+# Events taken from the kernel at once. A batch bounds how long a timer, or what is posted, can be late: 64 events of
+# about 15 us are a millisecond.
+BATCH = 64
 
 
 class Watched(Protocol):
@@ -38,6 +39,16 @@ class Watched(Protocol):
         """``ready`` raised: release everything. Called by the loop after it has logged the error."""
 
 
+class Posting(Protocol):
+    """What can send at the end of a batch of events."""
+
+    def send_posted(self) -> None:
+        """Send what is waiting for it."""
+
+    def fault(self, error: BaseException) -> None:
+        """``send_posted`` raised: release everything."""
+
+
 class MeshReactor(EPollReactor):
     """Twisted's epoll reactor, see the module's docstring."""
 
@@ -46,6 +57,7 @@ class MeshReactor(EPollReactor):
     def __init__(self) -> None:
         self.now = time.monotonic()
         self._watched: dict[int, Watched] = {}
+        self._posted: list[Posting] = []  # have something to send at the end of the batch
         self._fresh: dict[int, Watched] = {}  # watched since the current batch of events was picked up
         super().__init__()
 
@@ -72,6 +84,8 @@ class MeshReactor(EPollReactor):
 
     def doPoll(self, timeout: float | None) -> None:
         """Wait for events and hand them out: data path first by direct call, the rest as Twisted does."""
+        if self._posted:
+            self._send_posted()
         watched = self._watched
         if self._fresh:
             watched.update(self._fresh)
@@ -104,6 +118,25 @@ class MeshReactor(EPollReactor):
                         target.fault(error)
                     except Exception:
                         self.log.failure("releasing {target!r} after an error", target=target)
+        if self._posted:
+            self._send_posted()
+
+    def post(self, posting: Posting) -> None:
+        """Call ``posting.send_posted()`` once the current batch of events has been handled.
+
+        A send wakes the process at the other end. Sends that follow each other closely find it awake already: on a
+        busy machine that is a quarter of what a request costs.
+        """
+        self._posted.append(posting)
+
+    def _send_posted(self) -> None:
+        posted, self._posted = self._posted, []
+        for posting in posted:
+            try:
+                posting.send_posted()
+            except Exception as error:
+                self.log.failure("sending from {posting!r}", posting=posting)
+                posting.fault(error)
 
     doIteration = doPoll  # noqa: N815  # Twisted's name
 

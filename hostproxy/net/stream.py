@@ -80,6 +80,7 @@ class Stream:
         "backlog",
         "fd",
         "owner",
+        "posted",
         "reactor",
         "sock",
     )
@@ -93,6 +94,7 @@ class Stream:
         self.fd = sock.fileno()
         self.backlog = 0  # bytes accepted by write() that the kernel has not taken yet
         self.at_end = False  # the peer will send no more
+        self.posted = b""  # to be sent when the current batch of events has been handled
         self._pending: list[bytes] = []
         self._receive = sock.recv
         self._send = sock.send
@@ -166,6 +168,13 @@ class Stream:
 
     def write(self, data: bytes) -> None:
         """Send ``data``, now as far as the kernel takes it. Look at ``backlog`` afterwards."""
+        if self.posted:
+            data = self.posted + data
+            self.posted = b""
+        self._transmit(data)
+
+    def _transmit(self, data: bytes) -> None:
+        """Give bytes to the kernel as they are."""
         if self.backlog:
             self._pending.append(data)
             self.backlog += len(data)
@@ -182,6 +191,22 @@ class Stream:
             return
         if sent != len(data):
             self._keep(data[sent:])
+
+    def post(self, data: bytes) -> None:
+        """Send ``data``, a small message and the last for now, together with those of other streams.
+
+        It is not in ``backlog`` until it has been tried.
+        """
+        if not self.posted:
+            self.reactor.post(self)
+        self.posted += data
+
+    def send_posted(self) -> None:
+        """Called by the reactor, and by whatever must not overtake a posted message."""
+        data = self.posted
+        if data:
+            self.posted = b""
+            self.write(data)
 
     def _keep(self, rest: bytes) -> None:
         if self._broken or self.fd < 0:
@@ -229,6 +254,7 @@ class Stream:
 
     def finish(self) -> None:
         """No more will be written: half-close after the backlog."""
+        self.send_posted()
         self._finish = True
         if not self.backlog:
             self._shut()
@@ -243,6 +269,7 @@ class Stream:
         """Write out the backlog, then close. The owner hears nothing more."""
         if self.fd < 0:
             return
+        self.send_posted()
         self.owner = _NOBODY
         if self.backlog and not self._broken:
             self._leave(LEAVE_TIME)
@@ -324,6 +351,7 @@ class Stream:
             self._leaving.cancel()
             self._leaving = None
         self._pending.clear()
+        self.posted = b""
         self.backlog = 0
         return self.sock
 

@@ -176,23 +176,27 @@ class TlsStream(Stream):
 
     def _send_out(self) -> None:
         if self._outgoing.pending:
-            super().write(self._outgoing.read())
+            self._transmit(self._outgoing.read())
 
     def write(self, data: bytes) -> None:
         """Encrypt and send ``data``; look at ``backlog`` afterwards."""
+        if self.posted:
+            data = self.posted + data
+            self.posted = b""
         if len(data) <= RECORD:
             self._encrypt(data)
-            super().write(self._outgoing.read())
+            self._transmit(self._outgoing.read())
             return
         view = memoryview(data)
         records = []
         for start in range(0, len(data), RECORD):
             self._encrypt(view[start : start + RECORD])
             records.append(self._outgoing.read())
-        super().write(b"".join(records))
+        self._transmit(b"".join(records))
 
     def finish(self) -> None:
         """Say close_notify after the backlog, so that the peer knows that nothing is missing, then half-close."""
+        self.send_posted()
         if self.established and not self._finish and self.fd >= 0:
             try:
                 self.tls.unwrap()
