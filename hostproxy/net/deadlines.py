@@ -47,8 +47,8 @@ class Deadlines:
         """Let ``entry`` expire at ``deadline`` (monotonic seconds) instead of whenever it would have."""
         entry.deadline = deadline
         slot = entry.slot
-        if slot and deadline >= slot * TICK:
-            return  # it will be looked at before that: then it moves on
+        if slot and deadline >= (slot - 1) * TICK:
+            return  # its bucket comes up before that, and it moves on then, or it is in the right one
         self._place(entry)
 
     def forget(self, entry: Expiring) -> None:

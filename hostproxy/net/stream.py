@@ -206,7 +206,7 @@ class Stream:
         data = self.posted
         if data:
             self.posted = b""
-            self.write(data)
+            self._transmit(data)
 
     def _keep(self, rest: bytes) -> None:
         if self._broken or self.fd < 0:

@@ -120,9 +120,9 @@ class TlsStream(Stream):
         """Decrypt what has come in; true when the peer's side has ended, by close_notify or by an error."""
         incoming = self._incoming
         try:
-            pieces.append(self._decrypt(READ_SIZE))
-            while pieces[-1] and (incoming.pending or self.tls.pending()):
-                pieces.append(self._decrypt(READ_SIZE))
+            pieces.append(self._decrypt(RECORD))
+            while pieces[-1] and incoming.pending:
+                pieces.append(self._decrypt(RECORD))
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:  # close_notify, and we have sent ours
@@ -193,6 +193,13 @@ class TlsStream(Stream):
             self._encrypt(view[start : start + RECORD])
             records.append(self._outgoing.read())
         self._transmit(b"".join(records))
+
+    def send_posted(self) -> None:
+        """As :meth:`Stream.send_posted`; several posted messages share a record."""
+        data = self.posted
+        if data:
+            self.posted = b""
+            self.write(data)
 
     def finish(self) -> None:
         """Say close_notify after the backlog, so that the peer knows that nothing is missing, then half-close."""
