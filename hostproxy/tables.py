@@ -39,7 +39,7 @@ class LocalTable:
         self.name = local.name
         self.source = local
         self.authoriser = Authoriser(local.allow, local.default_allow, local.default_reason)
-        known = {endpoint.label: endpoint for endpoint in before.endpoints} if before else {}
+        known: dict[str, Endpoint] = {one.label: one for one in before.endpoints} if before else {}
         self.endpoints: list[Endpoint] = [
             known.pop(address, None) or tables.endpoint(local.name, address, None, 1) for address in local.instances
         ]
@@ -221,13 +221,17 @@ class Tables:
             for endpoint in before
         }
         endpoints: list[Endpoint] = []
+        securities: dict[str, Security] = {}  # by datacenter: the endpoints of one share it
         for (address, secure, datacenter), weight in self._places(service).items():
-            server_name = str(ServerName(name, datacenter, self.trust_domain)) if secure else ""
-            endpoint = known.pop((address, server_name), None)
-            if endpoint is None:
-                if secure and caller not in self._identities:
+            security = None
+            if secure:
+                if caller not in self._identities:
                     continue  # a caller that has left this host, on a connection from before
-                security = self._security(name, caller, alpn, server_name) if secure else None
+                security = securities.get(datacenter)
+                if security is None:
+                    security = securities[datacenter] = self._security(name, caller, alpn, datacenter)
+            endpoint = known.pop((address, security.server_name if security else ""), None)
+            if endpoint is None:
                 endpoint = self.endpoint(name, address, security, weight)
             endpoint.weight = weight
             endpoints.append(endpoint)
@@ -263,10 +267,10 @@ class Tables:
             places[place] = places.get(place, 0) + instance.weight
         return places
 
-    def _security(self, service: str, caller: str, alpn: str, server_name: str) -> Security:
+    def _security(self, service: str, caller: str, alpn: str, datacenter: str) -> Security:
         return Security(
             self._client_contexts.get(caller, (alpn,)),
-            server_name,
+            str(ServerName(service, datacenter, self.trust_domain)),
             str(SpiffeId.service(self.trust_domain, service)),
             self.trust_domain,
         )

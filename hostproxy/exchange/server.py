@@ -474,6 +474,7 @@ class ServerConnection:
         """Close after the last response."""
         self._closing = True
         self._buffer = b""
+        self.stream.send_posted()  # what the client does not take now counts below
         if linger:
             self._gone()
             self.stream.linger()

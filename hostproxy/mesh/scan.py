@@ -20,28 +20,28 @@ KEY_SIZE = 256  # bytes of a whole dotted key; names end at 63
 KEY_PARTS = 16  # our deepest key has 4
 DIGITS = 40  # of a number; 20 hold any 64-bit integer, a date with nanoseconds has 27
 
-_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]++|\\.)*+"|'[^'\n]*+')"""
-_KEY = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART})*+")
+_PART = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]++|\\.)*"|'[^'\n]*+')"""
+_KEY = re.compile(rf"{_PART}(?:[ \t]*+\.[ \t]*+{_PART})*")
 _KEY_PART = re.compile(_PART)
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _BLANKS = re.compile(r"[ \t]*+")
-_TRIVIA = re.compile(r"(?:[ \t\n]++|#[^\n]*+)*+")
+_TRIVIA = re.compile(r"(?:[ \t\n]++|#[^\n]*+)*")
 _STRING = re.compile(
-    r'"""(?:[^"\\]++|\\[\s\S]|"{1,2}(?!"))*+"{3,5}'
-    r"|'''(?:[^']++|'{1,2}(?!'))*+'{3,5}"
-    r'|"(?:[^"\\\n]++|\\.)*+"'
+    r'"""(?:[^"\\]++|\\[\s\S]|"{1,2}(?!"))*"{3,5}'
+    r"|'''(?:[^']++|'{1,2}(?!'))*'{3,5}"
+    r'|"(?:[^"\\\n]++|\\.)*"'
     r"|'[^'\n]*+'"
 )
 # A number, a boolean or a date, in which one space may stand between day and time.
-_BARE_VALUE = re.compile(r"(?:\d{4}-\d\d-\d\d (?=\d))?+[^ \t\n,\]}#]++")
+_BARE_VALUE = re.compile(r"(?:\d{4}-\d\d-\d\d (?=\d))?[^ \t\n,\]}#]++")
 # Lines of the common plain shapes, which hold nothing to refuse and are left behind many at a time.
 _PLAIN_STRING = r'"[^"\\\n]*+"'
 _PLAIN_LINES = re.compile(
     r"(?:(?:[ \t]*+"
     rf"(?:[A-Za-z0-9_-]{{1,64}}+[ \t]*+=[ \t]*+(?:{_PLAIN_STRING}|\d{{1,18}}+|true|false"
-    rf"|\[(?:{_PLAIN_STRING}(?:,[ \t]*+{_PLAIN_STRING})*+)?+\])"
-    r"|\[\[?+[A-Za-z0-9_-]{1,64}+\]\]?+)?+"
-    r"[ \t]*+(?:#[^\n]*+)?+)\n)*+"
+    rf"|\[(?:{_PLAIN_STRING}(?:,[ \t]*+{_PLAIN_STRING})*)?\])"
+    r"|\[\[?+[A-Za-z0-9_-]{1,64}+\]\]?+)?"
+    r"[ \t]*+(?:#[^\n]*+)?)\n)*"
 )
 
 

@@ -70,7 +70,7 @@ class Destination:
         if not endpoints:
             return None
         endpoint = self._balancer.pick()
-        if tried or endpoint.resting_until > now:  # type: ignore[attr-defined]
+        if tried or endpoint.resting_until > now:
             return self._balancer.choose(tried, now)  # type: ignore[return-value]
         return endpoint  # type: ignore[return-value]
 

@@ -18,7 +18,7 @@ from hostproxy.codec.http1.fields import (
 
 @pytest.fixture
 def lines() -> FieldLines:
-    return FieldLines(REQUEST_KINDS, RequestError)
+    return FieldLines(REQUEST_KINDS, RequestError, b"x-hostproxy-")
 
 
 def held(lines: FieldLines) -> set[bytes]:

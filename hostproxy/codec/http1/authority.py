@@ -14,7 +14,7 @@ CACHED_AUTHORITIES = 1024  # distinct Host values; a mesh has fewer names than t
 
 # reg-name of RFC 3986 without the comma, which is how a careless hop joins two Host lines into one.
 _AUTHORITY = re.compile(
-    rb"(\[[0-9A-Fa-f:.]{2,45}\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})++)(?::([0-9]{0,5}))?+"
+    rb"(\[[0-9A-Fa-f:.]{2,45}\]|(?:[A-Za-z0-9\-._~!$&'()*+;=]|%[0-9A-Fa-f]{2})+)(?::([0-9]{0,5}))?"
 ).fullmatch
 
 

@@ -20,8 +20,8 @@ OVERHEAD = 16 * 1024
 LAST_CHUNK = b"0\r\n\r\n"
 
 _BWS = rb"[ \t]*+"
-_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]++|\\[%b])*+"' % TEXT_CLASS
-_EXTENSIONS = rb"(?:%b;%b%b(?:%b=%b(?:%b|%b))?+)*+" % (_BWS, _BWS, TOKEN, _BWS, _BWS, TOKEN, _QUOTED)
+_QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]++|\\[%b])*"' % TEXT_CLASS
+_EXTENSIONS = rb"(?:%b;%b%b(?:%b=%b(?:%b|%b))?)*" % (_BWS, _BWS, TOKEN, _BWS, _BWS, TOKEN, _QUOTED)
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,16}+)%b\r\n" % _EXTENSIONS).match
 _CHUNK_START = re.compile(rb"[0-9A-Fa-f]{1,16}+(?:\r?\Z|%b(?:;|\Z))" % _BWS).match
 _CHUNK_SIZE = re.compile(rb"[0-9A-Fa-f]{1,16}+(?![0-9A-Fa-f])").match

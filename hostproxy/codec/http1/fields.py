@@ -59,13 +59,12 @@ _UNREPEATED = frozenset(
     b"x-amz-date x-amzn-trace-id x-b3-spanid x-b3-traceid x-b3-parentspanid".split()
 )
 _SECRET = re.compile(rb"auth|cookie|token|key|secret|session|passw|credential|signature|csrf|jwt").search
-_IDENTITY_PREFIX = b"x-hostproxy-"
 _FIELD = re.compile(rb"(%b):([%b]*+)" % (TOKEN, TEXT_CLASS)).fullmatch
 _NAME = re.compile(TOKEN).fullmatch
 _DIGITS = re.compile(rb"[0-9]{1,19}").fullmatch
 # RFC 9112 7: a coding is a token, with parameters that no registered coding but the retired ones had.
-_CODINGS = re.compile(rb"%b(?:[ \t]*+,[ \t]*+%b)*+" % (TOKEN, TOKEN)).fullmatch
-_PROTOCOLS = re.compile(rb"%b(?:/%b)?+(?:[ \t]*+,[ \t]*+%b(?:/%b)?+)*+" % ((TOKEN,) * 4)).fullmatch
+_CODINGS = re.compile(rb"%b(?:[ \t]*+,[ \t]*+%b)*" % (TOKEN, TOKEN)).fullmatch
+_PROTOCOLS = re.compile(rb"%b(?:/%b)?(?:[ \t]*+,[ \t]*+%b(?:/%b)?)*" % ((TOKEN,) * 4)).fullmatch
 
 
 # What a line means: kind; value; LENGTH: bytes, CONNECTION: options as bits, TE: 1 when trailers are welcome;
@@ -104,9 +103,11 @@ class FieldLines:
     only what nobody repeats, at the cost of one insertion a line.
     """
 
-    __slots__ = ("_error", "_kinds", "_names", "_older", "recent")
+    __slots__ = ("_error", "_kinds", "_names", "_older", "_reserved", "recent")
 
-    def __init__(self, kinds: Mapping[bytes, int], error: type[ProtocolError]) -> None:
+    def __init__(self, kinds: Mapping[bytes, int], error: type[ProtocolError], reserved: bytes) -> None:
+        """``reserved`` is the beginning (lower case) of names that nobody else may use towards an instance."""
+        self._reserved = reserved
         self._kinds = kinds
         self._error = error
         self._names: dict[bytes, tuple[int, bool]] = {}  # legal names as written: kind, and whether lines repeat
@@ -156,7 +157,7 @@ class FieldLines:
         # To CGI, WSGI and their like "Content_Length" and "Content-Length" are one name. Such a field is legal, so
         # it is no reason to refuse; as in nginx it ends here, if it looks like one that the proxy acts on.
         dashed = name.replace(b"_", b"-")
-        if dashed in self._kinds or dashed.startswith(_IDENTITY_PREFIX):
+        if dashed in self._kinds or dashed.startswith(self._reserved):
             return FORGED, repeats
         return PLAIN, repeats
 
@@ -249,5 +250,6 @@ def joined(values: bytes, value: bytes) -> bytes:
     return b"%b, %b" % (values, value) if values and value else values or value
 
 
-REQUEST_FIELDS = FieldLines(REQUEST_KINDS, RequestError)
-RESPONSE_FIELDS = FieldLines(RESPONSE_KINDS, ResponseError)
+REQUEST_FIELDS = FieldLines(REQUEST_KINDS, RequestError, b"x-hostproxy-")
+# X-Hostproxy-Reason of the callee's host is for the caller to read: nothing believes it.
+RESPONSE_FIELDS = FieldLines(RESPONSE_KINDS, ResponseError, b"x-forwarded-client-")

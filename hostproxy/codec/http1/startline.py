@@ -16,7 +16,7 @@ _METHOD = re.compile(TOKEN).fullmatch
 _PATH_AND_QUERY = re.compile(PATH_AND_QUERY).fullmatch
 _VERSION = re.compile(rb"HTTP/([0-9])\.([0-9])").fullmatch
 _ABSOLUTE_FORM = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*+)://([^/?#]*+)(.*)", re.DOTALL).fullmatch
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?+").fullmatch
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9]{2})(?: ([\t\x20-\x7e\x80-\xff]*+))?").fullmatch
 _STATUS_VERSION = re.compile(rb"HTTP/1\.[01] ").match
 
 RequestLine = tuple[bytes, bytes, int, bytes, Authority | None]

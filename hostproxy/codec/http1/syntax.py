@@ -1,6 +1,7 @@
 """Byte classes that the whole codec shares, written as pieces of regular expressions.
 
-Repetitions are possessive, so no input makes a match backtrack.
+Repetitions of single classes are possessive, so a match that fails goes back over whole pieces only, which is linear.
+Those of groups are not: CPython before 3.11.5, and so Debian 12's, matches possessive groups wrongly (gh-106052).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ TOKEN = rb"[%b]++" % TOKEN_CLASS
 TEXT_CLASS = rb"\t\x20-\x7e\x80-\xff"  # RFC 9110 5.5: VCHAR, obs-text, SP, HTAB
 # Wider than RFC 3986 by "<>[]^`{|} and, in queries, \ and stray %: clients send them and all parsers
 # read them alike. A backslash or a malformed escape in a path is what path rules and servers disagree on.
-PATH_AND_QUERY = rb"/(?:[!\"$&->@-\[\]-~]++|%[0-9A-Fa-f]{2})*+(?:\?[!\"$-~]*+)?+"
+PATH_AND_QUERY = rb"/(?:[!\"$&->@-\[\]-~]++|%[0-9A-Fa-f]{2})*(?:\?[!\"$-~]*+)?"
 
 CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
