@@ -17,6 +17,8 @@ from hostproxy.exchange import forward
 from hostproxy.exchange.replies import Refusal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from hostproxy.exchange.caller import Caller
     from hostproxy.exchange.exchange import Exchange
     from hostproxy.exchange.tunnel import Tunnel
@@ -32,7 +34,7 @@ class Outbound:
     def __init__(self, tables: Tables, reporter: Reporter) -> None:
         self.tables = tables
         self._reporter = reporter
-        self.completed = reporter.request
+        self.completed: Callable[[Exchange], None] = reporter.request
 
     def begin(self, exchange: Exchange) -> None:
         """A request has come: find where it goes, and send it there."""

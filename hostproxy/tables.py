@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Callers of one local service that have a destination of their own: services of the mesh, known by certificate.
 MAX_CALLERS = 4096
+# Endpoints that /workers shows of a worker: they go to the supervisor every second, 250 bytes each.
+MAX_DESCRIBED = 200
 
 
 def is_bytes(protocol: str) -> bool:
@@ -41,7 +43,8 @@ class LocalTable:
         self.authoriser = Authoriser(local.allow, local.default_allow, local.default_reason)
         known: dict[str, Endpoint] = {one.label: one for one in before.endpoints} if before else {}
         self.endpoints: list[Endpoint] = [
-            known.pop(address, None) or tables.endpoint(local.name, address, None, 1) for address in local.instances
+            known.pop(address) if address in known else tables.endpoint(local.name, address, None, 1)
+            for address in local.instances
         ]
         for endpoint in known.values():
             endpoint.retire()
@@ -222,7 +225,14 @@ class Tables:
         }
         endpoints: list[Endpoint] = []
         securities: dict[str, Security] = {}  # by datacenter: the endpoints of one share it
-        for (address, secure, datacenter), weight in self._places(service).items():
+        unsuitable = ""
+        if alpn == ALPN_HTTP1 and service is not None and is_bytes(service.protocol):
+            unsuitable = (
+                f'{name} has protocol "{service.protocol}", which is relayed as bytes: '
+                "reach it through an [[outbound.upstream]] of its own, or with CONNECT"
+            )
+        places = {} if unsuitable else self._places(service)
+        for (address, secure, datacenter), weight in places.items():
             security = None
             if secure:
                 if caller not in self._identities:
@@ -235,7 +245,7 @@ class Tables:
                 endpoint = self.endpoint(name, address, security, weight)
             endpoint.weight = weight
             endpoints.append(endpoint)
-        return Destination(
+        destination = Destination(
             name,
             endpoints,
             service.balance if service else "random",
@@ -245,6 +255,8 @@ class Tables:
             ),
             self.random,
         )
+        destination.unsuitable = unsuitable
+        return destination
 
     def _places(self, service: Service | None) -> dict[tuple[str, bool, str], int]:
         """Where to connect to for a service, with the weight of what is there: (address, mutual TLS, datacenter).
@@ -288,7 +300,7 @@ class Tables:
         return sum(one.open for one in endpoints), sum(one.idle for one in endpoints)
 
     def described(self) -> dict[str, object]:
-        """The endpoints in use, for /workers."""
+        """The endpoints in use, for /workers; the busiest ``MAX_DESCRIBED`` of them."""
         destinations = [
             (caller, alpn, destination)
             for of_service in self._destinations.values()
@@ -321,7 +333,14 @@ class Tables:
             for table in self._locals.values()
             for endpoint in table.endpoints
         ]
+        for some in (rows, local):
+            some.sort(key=_business, reverse=True)
+            del some[MAX_DESCRIBED:]
         return {"outbound": rows, "local": local}
+
+
+def _business(row: dict[str, object]) -> tuple[object, object]:
+    return row["in_flight"], row["connections"]
 
 
 def _merged(current: dict, changes: dict) -> dict:  # type: ignore[type-arg]

@@ -44,6 +44,12 @@ DRAIN_GRACE = 0.5
 class Traffic:
     """The data path of one process. Nothing here is configured after the first :meth:`apply` but by snapshots."""
 
+    _outbound: Outbound
+    _inbound: Inbound
+    _joiner: Joiner
+    _mesh_port: MeshPort
+    _surroundings: Surroundings
+
     def __init__(
         self, reactor: MeshReactor, metrics: WorkerMetrics, access_log: AccessLogWriter | None, log: Logger
     ) -> None:
@@ -223,7 +229,10 @@ class Traffic:
             return self._drained
         done: Deferred[None] = Deferred()
         self._drained = done
-        for listener_id in list(self._acceptors):
+        for listener_id, acceptor in list(self._acceptors.items()):
+            # Who is in the queue has been told by the kernel that the connection stands. When every process leaves,
+            # nobody else would take it.
+            acceptor.ready(0)
             self.close(listener_id)
         if self._tables is None:
             done.callback(None)

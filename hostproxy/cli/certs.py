@@ -72,8 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     written: list[str] = []
 
     def wrote(path: str, what: str) -> None:
-        written.append(path)
-        print(f"wrote {path}  {what}")
+        written.append(f"wrote {path}  {what}")
 
     try:
         development.provision(
@@ -87,9 +86,11 @@ def run(arguments: argparse.Namespace) -> int:
             wrote,
         )
     except development.Refused as refused:
-        sys.stdout.flush()
+        # What is told comes after what is done: a reader that leaves early must not stop the writing half-way.
+        print("\n".join(written), flush=True)
         print(f"hostproxy certs dev: {refused}", file=sys.stderr)
         return 4 if written else 1
+    print("\n".join(written))
     print(_what_next(directory, authority, arguments.trust_domain, arguments.host))
     return 0
 

@@ -68,7 +68,10 @@ def _live(site: Site) -> int:
             text = table(tally, (count - seen) / REFRESH)
             seen = count
             # Home, each line cleared to its end, then the rest of the screen: no flicker.
-            print("\x1b[H" + text.replace("\n", "\x1b[K\n") + "\x1b[K\n\nCtrl-C ends it.\x1b[J" if screen else text + "\n")
+            if screen:
+                print("\x1b[H" + text.replace("\n", "\x1b[K\n") + "\x1b[K\n\nCtrl-C ends it.\x1b[J", flush=True)
+            else:
+                print(text + "\n", flush=True)
     except KeyboardInterrupt:
         load.stop()
         if screen:

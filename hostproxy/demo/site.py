@@ -40,8 +40,8 @@ class Site:
         self._directory = tempfile.TemporaryDirectory(prefix="hostproxy-demo-")
         self.path = Path(self._directory.name)
         self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
-        self.upstream = (SHOP, _free_port(SHOP))  # where cart sends its calls to payments
-        self._admin = {"shop": (SHOP, 0), "vault": (VAULT, 0)}
+        self.upstream: tuple[str, int] = (SHOP, _free_port(SHOP))  # where cart sends its calls to payments
+        self._admin: dict[str, tuple[str, int]] = {"shop": (SHOP, 0), "vault": (VAULT, 0)}
 
     def __enter__(self) -> Site:
         try:
@@ -51,7 +51,7 @@ class Site:
             raise
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         for _, process in reversed(self._processes):
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
@@ -109,7 +109,7 @@ class Site:
                 "service": [{"name": "cart", "instances": [f"{SHOP}:{_free_port(SHOP)}"]}],
                 "outbound": {
                     "listen": "",
-                    "upstream": [{"service": "payments", "listen": "%s:%d" % self.upstream, "caller": "cart"}],
+                    "upstream": [{"service": "payments", "listen": f"{SHOP}:{self.upstream[1]}", "caller": "cart"}],
                 },
             },
         )
@@ -215,8 +215,7 @@ class Site:
 def _free_port(address: str) -> int:
     with socket.socket() as probe:
         probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 def _listens(address: str, port: int) -> bool:

@@ -445,8 +445,8 @@ class ServerConnection:
         assert exchange is not None
         self.exchange = None
         whole = exchange.request_done
-        if not whole or self._shared.draining:
-            self._keep_alive = False
+        if not whole or self._shared.draining or exchange.head.method == b"CONNECT":
+            self._keep_alive = False  # behind a CONNECT may be bytes that were meant for the tunnel
         bodiless = exchange.head.method == b"HEAD"
         minor = exchange.head.minor
         keep_alive = self._keep_alive and minor == 1

@@ -74,7 +74,7 @@ EVENTS: dict[str, Family] = {
         "Authorisation decisions, and the rule (file:line) or default that took them.",
     ),
     "connections_refused_total": Family(
-        "counter", ("reason",), "Accepted connections that were closed before they were served."
+        "counter", ("reason",), "Times that accepting paused: [limits] connections reached, or no descriptors left."
     ),
     "malformed_requests_total": Family(
         "counter", ("reason",), "Messages of clients that were refused because they are no valid HTTP."

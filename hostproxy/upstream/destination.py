@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Destination:
     """The endpoints of a service for one caller, and what policy says of calling it."""
 
-    __slots__ = ("_balancer", "endpoints", "name", "secure", "series", "timeout")
+    __slots__ = ("_balancer", "endpoints", "name", "secure", "series", "timeout", "unsuitable")
 
     def __init__(
         self,
@@ -33,6 +33,7 @@ class Destination:
         self.name = name
         self.endpoints = endpoints
         self.timeout = timeout
+        self.unsuitable = ""  # why there can be no endpoint, for the caller to read
         self.series = series
         self.secure = any(endpoint.security is not None for endpoint in endpoints)  # reached over mutual TLS
         self._balancer = Balancer(balance, endpoints, random)
@@ -45,7 +46,7 @@ class Destination:
                 text = f"no endpoint of {self.name} could be reached; the last: {exchange.details}"
                 exchange.refuse(Refusal(503, "UF", "connection_refused", text))
             else:
-                text = f"service {self.name} has no endpoint that may be used"
+                text = self.unsuitable or f"service {self.name} has no endpoint that may be used"
                 exchange.refuse(Refusal(503, "UH", "destination_unavailable", text))
             return
         endpoint.in_flight += 1

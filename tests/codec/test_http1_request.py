@@ -6,7 +6,7 @@ import pytest
 
 from hostproxy.codec.http1 import HeadLimits, RequestError, RequestHead
 from tests.codec.legal_requests import CASES
-from tests.codec.reading import LIMITS, at_line_ends, head, read_request, refusal, single_bytes, lines_of
+from tests.codec.reading import LIMITS, at_line_ends, head, lines_of, read_request, refusal, single_bytes
 
 DEFAULTS: dict[str, Any] = {
     "method": b"GET",

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from hostproxy.codec.http1 import CHUNKED, UNTIL_CLOSE, ProtocolError, ResponseError, ResponseHead
-from tests.codec.reading import LIMITS, at_line_ends, find, head, read_response, single_bytes, lines_of
+from tests.codec.reading import LIMITS, at_line_ends, find, head, lines_of, read_response, single_bytes
 
 OK = b"HTTP/1.1 200 OK"
 LENGTH_5 = b"Content-Length: 5"
@@ -116,7 +116,11 @@ LEGAL: list[tuple[bytes, bytes, dict[str, Any]]] = [
     (ok(b"Via: 1.1 x", b"via: 1.0 y"), b"GET", {"via": b"1.1 x, 1.0 y"}),
     (ok(b"Upgrade: h2c, websocket"), b"GET", {}),
     (ok(b"Connection: upgrade", b"Upgrade: h2c"), b"GET", {}),
-    (ok(b"X-Hostproxy-Caller: x", b"X_Forwarded_Client_Cert: y"), b"GET", {"stripped": 1, "fields": [b"X-Hostproxy-Caller: x"]}),
+    (
+        ok(b"X-Hostproxy-Caller: x", b"X_Forwarded_Client_Cert: y"),
+        b"GET",
+        {"stripped": 1, "fields": [b"X-Hostproxy-Caller: x"]},
+    ),
     (ok(b"Content_Length: 6", b"Transfer_Encoding: chunked"), b"GET", {"stripped": 2}),
     (
         ok(b"Host: x", b"Expect: y", b"X-Forwarded-For: z", b"X-Request-Id: 1", b"Trailer: T"),
