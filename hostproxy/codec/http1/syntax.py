@@ -17,12 +17,12 @@ TEXT_CLASS = rb"\t\x20-\x7e\x80-\xff"  # RFC 9110 5.5: VCHAR, obs-text, SP, HTAB
 # read them alike. A backslash or a malformed escape in a path is what path rules and servers disagree on.
 PATH_AND_QUERY = rb"/(?:[!\"$&->@-\[\]-~]++|%[0-9A-Fa-f]{2})*(?:\?[!\"$-~]*+)?"
 
-CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]").search
 
 
 def find_control(data: bytes, where: str, error: type[ProtocolError]) -> None:
     """Raise when ``data``, which lies between two CRLFs, holds a control character other than HTAB."""
-    match = CONTROL(data)
+    match = _CONTROL(data)
     if match is None:
         return
     found = match[0]
