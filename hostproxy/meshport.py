@@ -94,6 +94,12 @@ class Handshake:
         self._stream.abort()
         self._port.reporter.handshake("failed", "timeout")
 
+    def cut(self) -> None:
+        """The process leaves."""
+        self._over()
+        self._stream.abort()
+        self._port.reporter.handshake("failed", "drain")
+
     def _over(self) -> None:
         self._port.under_way.discard(self)
         self._port.tables.dialling.deadlines.forget(self)

@@ -74,6 +74,7 @@ class Traffic:
             self._tables.apply(snapshot)
             self._surroundings.limits = snapshot.limits
             self._surroundings.head_limits = self._tables.dialling.head_limits
+            self._surroundings.mesh_head_limits = self._tables.dialling.mesh_head_limits
             self._joiner.limits = snapshot.limits
             return
         reactor = self._reactor
@@ -86,6 +87,7 @@ class Traffic:
         self._surroundings = Surroundings(
             snapshot.limits,
             dialling.head_limits,
+            dialling.mesh_head_limits,
             self._deadlines,
             self._reporter.bad_request,
             self._switched,
@@ -193,7 +195,11 @@ class Traffic:
         assert client is not None  # it brought the 101
         upstream = client.leave()
 
+        endpoint = exchange.endpoint
+
         def over(reason: str, received: int, sent: int) -> None:
+            if endpoint is not None:
+                endpoint.open -= 1
             exchange.received += received
             exchange.sent += sent
             if reason not in ("ended", "reset", "closed"):
@@ -263,6 +269,8 @@ class Traffic:
             joint.stop("drain")
         for tunnel in list(self._tunnels):
             tunnel.refuse("LR")
+        for handshake in list(self._mesh_port.under_way):
+            handshake.cut()
         self._finish_drain()
 
     def _finish_drain(self) -> None:

@@ -9,12 +9,15 @@ IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"
 MAX_ATTEMPTS = 4
 
 
-def may_repeat(method: bytes, reused: bool, replayable: bool, attempts: int) -> bool:
+def may_repeat(method: bytes, reused: bool, replayable: bool, unsent: bool, attempts: int) -> bool:
     """May a request be repeated whose connection ended before any byte of a response?
 
     RFC 9112 section 9.3.1 allows it for an idempotent method when "the underlying transport connection closed
     prematurely". Only on a connection that had served others (``reused``) is that the ordinary race with the
     server's keep-alive timeout; on a fresh one the request itself may be what breaks the server. ``replayable``
-    says that the whole body, if any, is still here.
+    says that the whole body, if any, is still here, ``unsent`` that nothing of the request has left this process: then
+    repeating is no repetition.
     """
-    return reused and replayable and attempts < MAX_ATTEMPTS and method in IDEMPOTENT
+    if not replayable or attempts >= MAX_ATTEMPTS:
+        return False
+    return unsent or (reused and method in IDEMPOTENT)

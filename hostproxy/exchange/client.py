@@ -135,9 +135,8 @@ class ClientConnection:
         self.stream.abort()
 
     def leave(self) -> Stream:
-        """Requester: part with the stream, which becomes a tunnel's."""
+        """Requester: part with the stream, which becomes a tunnel's and stays a connection of its endpoint."""
         self.exchange = None
-        self._home.forget(self)
         return self.stream
 
     def close(self) -> None:
@@ -174,7 +173,7 @@ class ClientConnection:
         if self._buffer:
             data = self._buffer + data
         while True:
-            end = find_head_end(data, self._scanned, self._limits)
+            end = find_head_end(data, self._scanned, self._limits, ResponseError)
             if end < 0:
                 self._buffer = data
                 self._scanned = len(data)
@@ -284,7 +283,7 @@ class ClientConnection:
             self._reusable = False
             self._finish(exchange, None, b"", b"")
         else:
-            self._lost_in_exchange("closed")
+            self._lost_in_exchange("closed", unsent=bool(self.stream.posted))
 
     def drained(self) -> None:
         """The endpoint has taken everything."""
@@ -301,22 +300,25 @@ class ClientConnection:
         else:
             self._lost_in_exchange(reason)
 
-    def _lost_in_exchange(self, reason: str) -> None:
-        if self._remaining == -3 and not self._buffer and not self._informational:
-            flags = "UR" if reason == "reset" and not self.reused else "UC"
-            details = f"the endpoint's connection was {reason} before a response"
-        else:
-            flags = "UPE"
-            details = f"the endpoint's connection was {reason} in the middle of its response"
-        self._broken(flags, "connection_terminated", details)
+    def _lost_in_exchange(self, reason: str, unsent: bool = False) -> None:
+        silent = self._remaining == -3 and not self._buffer and not self._informational
+        flags = "UR" if reason == "reset" and silent and not self.reused else "UC"
+        if reason == "tls":
+            reason = f"ended by TLS ({self.stream.failure})"
+        when = "before a response" if silent else "in the middle of its response"
+        details = f"the endpoint's connection was {reason} {when}"
+        self._broken(flags, "connection_terminated", details, silent, unsent)
 
-    def _broken(self, flags: str, error: str, details: str) -> None:
+    def _broken(
+        self, flags: str, error: str, details: str, silent: bool = False, unsent: bool = False
+    ) -> None:
+        """``silent``: not a byte of a response has come; ``unsent``: nor has one of the request gone."""
         exchange = self.exchange
         assert exchange is not None
         self.exchange = None
         self._home.forget(self)
         self.stream.abort()
-        exchange.response_failed(Refusal(502, flags, error, details))
+        exchange.response_failed(Refusal(502, flags, error, details), silent, unsent)
 
     def expired(self, now: float) -> None:
         """Unused for too long."""

@@ -241,8 +241,11 @@ class Exchange:
 
     # What goes wrong
 
-    def response_failed(self, refusal: Refusal) -> None:
-        """The endpoint's connection ended, or what it said can't be understood, before the response's end."""
+    def response_failed(self, refusal: Refusal, silent: bool, unsent: bool) -> None:
+        """The endpoint's connection ended, or what it said can't be understood, before the response's end.
+
+        ``silent``: not a byte of a response had come; ``unsent``: nor had one of the request gone out.
+        """
         client = self.client
         self.client = None
         if self.responding:
@@ -252,10 +255,14 @@ class Exchange:
             self.server.cut()
             self.path.completed(self)
         elif (
-            refusal.flags == "UC"
+            silent
             and client is not None
             and may_repeat(
-                self.head.method, client.reused, self.replayable and self.request_done, self.attempts
+                self.head.method,
+                client.reused,
+                self.replayable and self.request_done,
+                unsent,
+                self.attempts,
             )
         ):
             self._leave_endpoint()

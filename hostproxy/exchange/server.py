@@ -47,6 +47,7 @@ class Surroundings:
         "draining",
         "head_limits",
         "limits",
+        "mesh_head_limits",
         "refused",
         "switch",
     )
@@ -55,6 +56,7 @@ class Surroundings:
         self,
         limits: Limits,
         head_limits: HeadLimits,
+        mesh_head_limits: HeadLimits,
         deadlines: Deadlines,
         refused: Callable[[str], None],
         switch: Callable[[Stream, bytes, Exchange, bytes], None],
@@ -64,6 +66,7 @@ class Surroundings:
         surplus)`` and ``connect(stream, ahead, exchange, destination)`` take streams that become tunnels."""
         self.limits = limits
         self.head_limits = head_limits
+        self.mesh_head_limits = mesh_head_limits  # for peers, whose hostproxy has added to the heads
         self.deadlines = deadlines
         self.draining = False
         self.connections: set[ServerConnection] = set()
@@ -227,7 +230,7 @@ class ServerConnection:
     def _begin(self, data: bytes) -> bool:
         """Begin the request at the start of ``data``; false when its head is not whole yet."""
         shared = self._shared
-        limits = shared.head_limits
+        limits = shared.mesh_head_limits if self.caller.secure else shared.head_limits
         try:
             end = find_head_end(data, self._scanned, limits)
             if end < 0:

@@ -68,6 +68,11 @@ class Acceptor:
 
     def ready(self, events: int) -> None:
         """Called by the reactor: there are connections to take."""
+        if self._watching:
+            # Of the workers that wait for the same socket, the kernel wakes the one that has waited longest. Going
+            # to the end of that queue lets them take turns; else the first would get all connections of a quiet time.
+            self.reactor.unwatch(self)
+            self.reactor.watch(self, READ | EPOLLEXCLUSIVE)
         for _ in range(BATCH):
             if not self._admit():
                 self._pause()

@@ -150,7 +150,7 @@ class Dial:
 class Dialling:
     """What all endpoints of a process share."""
 
-    __slots__ = ("deadlines", "head_limits", "limits", "metrics", "reactor")
+    __slots__ = ("deadlines", "head_limits", "limits", "mesh_head_limits", "metrics", "reactor")
 
     def __init__(
         self, reactor: MeshReactor, deadlines: Deadlines, limits: Limits, metrics: WorkerMetrics
@@ -166,6 +166,7 @@ class Dialling:
         self.head_limits = HeadLimits(
             limits.request_line, limits.header_size, limits.header_count, limits.head_size
         )
+        self.mesh_head_limits = self.head_limits.after_a_hop()
 
 
 class _New:

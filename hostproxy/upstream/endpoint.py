@@ -106,7 +106,9 @@ class Endpoint:
 
     def adopt(self, stream: Stream) -> ClientConnection:
         """Make a fresh stream a connection of this endpoint."""
-        return ClientConnection(stream, self, self.dialling.head_limits)
+        dialling = self.dialling
+        limits = dialling.head_limits if self.security is None else dialling.mesh_head_limits
+        return ClientConnection(stream, self, limits)
 
     def succeeded(self) -> None:
         """A connection could be opened."""

@@ -8,7 +8,9 @@ from hostproxy.codec.http1 import (
     ChunkedReader,
     HeadLimits,
     ProtocolError,
+    RequestError,
     RequestHead,
+    ResponseError,
     ResponseHead,
     find_head_end,
     parse_request,
@@ -49,13 +51,15 @@ def at_line_ends(data: bytes) -> Iterator[bytes]:
         yield piece
 
 
-def find(pieces: Iterable[bytes], limits: HeadLimits = LIMITS) -> tuple[bytes, int]:
+def find(
+    pieces: Iterable[bytes], limits: HeadLimits = LIMITS, error: type[ProtocolError] = RequestError
+) -> tuple[bytes, int]:
     """Look for the end of a head as data arrives; return the buffer and the end, or -1."""
     buffer = b""
     for piece in pieces:
         seen = len(buffer)
         buffer += piece
-        end = find_head_end(buffer, seen, limits)
+        end = find_head_end(buffer, seen, limits, error)
         if end >= 0:
             return buffer, end
     return buffer, -1
@@ -69,7 +73,7 @@ def read_request(pieces: Iterable[bytes], limits: HeadLimits = LIMITS) -> tuple[
 def read_response(
     pieces: Iterable[bytes], method: bytes = b"GET", limits: HeadLimits = LIMITS
 ) -> tuple[ResponseHead | None, bytes]:
-    buffer, end = find(pieces, limits)
+    buffer, end = find(pieces, limits, ResponseError)
     return (parse_response(buffer, end, limits, method), buffer[end:]) if end >= 0 else (None, buffer)
 
 

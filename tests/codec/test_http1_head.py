@@ -4,19 +4,24 @@ import time
 
 import pytest
 
-from hostproxy.codec.http1 import ProtocolError, ResponseError, find_head_end
+from hostproxy.codec.http1 import ProtocolError, RequestError, ResponseError, find_head_end
 from tests.codec.reading import LIMITS, find, head, single_bytes
 
 REQUEST = head(b"GET / HTTP/1.1", b"Host: a", b"X: y")
 RESPONSE = head(b"HTTP/1.1 200 OK", b"Content-Length: 0")
 
 
+def side_of(data: bytes) -> type[ProtocolError]:
+    """Whose head it is meant to be."""
+    return ResponseError if data.startswith(b"HTTP/") else RequestError
+
+
 @pytest.mark.parametrize("data", [REQUEST, RESPONSE, b"\r\n" + REQUEST])
 def test_the_end_is_found_wherever_the_data_is_cut(data: bytes) -> None:
     for cut in range(1, len(data)):
-        assert find_head_end(data[:cut], 0, LIMITS) == -1
-        assert find_head_end(data, cut, LIMITS) == len(data)
-    assert find(single_bytes(data)) == (data, len(data))
+        assert find_head_end(data[:cut], 0, LIMITS, side_of(data)) == -1
+        assert find_head_end(data, cut, LIMITS, side_of(data)) == len(data)
+    assert find(single_bytes(data), error=side_of(data)) == (data, len(data))
 
 
 def test_the_first_of_several_heads_is_found() -> None:
@@ -63,17 +68,29 @@ def test_nothing_is_no_fault() -> None:
     ],
 )
 def test_hopeless_at_the_first_byte_that_makes_it_so(data: bytes, hopeless_at: int) -> None:
+    side = side_of(data)
     for seen in range(hopeless_at):
-        assert find_head_end(data[: seen + 1], seen, LIMITS) == -1
-    with pytest.raises(ProtocolError):
-        find_head_end(data[: hopeless_at + 1], hopeless_at, LIMITS)
-    with pytest.raises(ProtocolError):
-        find_head_end(data[: hopeless_at + 1], 0, LIMITS)
+        assert find_head_end(data[: seen + 1], seen, LIMITS, side) == -1
+    with pytest.raises(side):
+        find_head_end(data[: hopeless_at + 1], hopeless_at, LIMITS, side)
+    with pytest.raises(side):
+        find_head_end(data[: hopeless_at + 1], 0, LIMITS, side)
+
+
+def test_a_request_that_begins_like_a_response_is_the_clients_fault() -> None:
+    with pytest.raises(RequestError):
+        find_head_end(b"HTTP/1.1 200 OK\r\n", 0, LIMITS)
+
+
+@pytest.mark.parametrize("data", [b"G", b"\r", b"\r\nHTTP/1.1 200", b"HTTX", b"\x16\x03\x01"])
+def test_a_response_that_begins_like_none_is_the_servers_fault(data: bytes) -> None:
+    with pytest.raises(ResponseError):
+        find_head_end(data, 0, LIMITS, ResponseError)
 
 
 def test_a_bad_status_line_is_the_servers_fault() -> None:
     with pytest.raises(ResponseError):
-        find(single_bytes(b"HTTP/1.1 20\r\n"))
+        find(single_bytes(b"HTTP/1.1 20\r\n"), error=ResponseError)
 
 
 @pytest.mark.parametrize(

@@ -32,18 +32,26 @@ class HeadLimits(NamedTuple):
     header_count: int  # field lines
     head_size: int  # bytes from the first to the last, both CRLF included
 
+    def after_a_hop(self) -> HeadLimits:
+        """The same with room for what another hostproxy may have added to a head that was just within these."""
+        return HeadLimits(
+            self.request_line, self.header_size + 256, self.header_count + 8, self.head_size + 4096
+        )
 
-def find_head_end(buffer: bytes, start: int, limits: HeadLimits) -> int:
+
+def find_head_end(
+    buffer: bytes, start: int, limits: HeadLimits, error: type[ProtocolError] = RequestError
+) -> int:
     """Return the index just after the CRLFCRLF that ends the head in front of ``buffer``, or -1: need more.
 
-    ``start`` is the length that earlier calls have seen. Requests and responses are told apart by their first
-    bytes: a status line starts with "HTTP/", which no method can. Raises ProtocolError as soon as the head
-    can no longer become legal or is over a limit; a complete head is for the parsers to judge.
+    ``start`` is the length that earlier calls have seen, ``error`` whose head it is: RequestError or
+    ResponseError. It is raised as soon as the head can no longer become legal or is over a limit; a complete head
+    is for the parsers to judge.
     """
     found = buffer.find(b"\r\n\r\n", start - 3 if start > 3 else 0, limits.head_size)
     if found >= 0:
         return found + 4
-    _refuse_hopeless(buffer, start, limits)
+    _refuse_hopeless(buffer, start, limits, error)
     return -1
 
 
@@ -69,9 +77,10 @@ def _too_many_fields(limits: HeadLimits, error: type[ProtocolError]) -> Protocol
     return error("too-many-fields", f"more than {limits.header_count} field lines", 431)
 
 
-def _refuse_hopeless(buffer: bytes, start: int, limits: HeadLimits) -> None:
-    is_response = buffer.startswith(b"HTTP/")
-    error = ResponseError if is_response else RequestError
+def _refuse_hopeless(buffer: bytes, start: int, limits: HeadLimits, error: type[ProtocolError]) -> None:
+    is_response = error is ResponseError
+    if is_response and not buffer.startswith(b"HTTP/"[: len(buffer)]):
+        raise ResponseError("bad-status-line", "response does not start with HTTP/")
     # RFC 9112 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the request-line".
     begin = 2 if buffer.startswith(b"\r\n") else 0
     line_feed = buffer.find(b"\n", begin)

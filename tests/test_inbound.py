@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hostproxy.codec.http1 import HeadLimits, parse_request
+from hostproxy.exchange.caller import Caller
+from hostproxy.exchange.exchange import Exchange
+from hostproxy.exchange.replies import Refusal
+from hostproxy.inbound import Inbound
+from hostproxy.net.deadlines import Deadlines
+from hostproxy.reporting import Reporter
+from hostproxy.snapshot import AllowRule, Local
+from hostproxy.tables import Tables
+from hostproxy.telemetry.metrics import WorkerMetrics
+from hostproxy.upstream.dial import Dialling
+from tests.hosts import snapshot
+from tests.support import Listening, Loop, loop
+
+__all__ = ["loop"]
+
+# The whole path, from the mesh port to an instance, is in tests/test_traffic.py.
+
+RULE = AllowRule(("cart",), ("GET",), ("/open/*",), "policy.toml:7")
+
+
+class Responder:
+    """The client's side of an exchange."""
+
+    def __init__(self, service: str, caller: str = "cart") -> None:
+        line = b"X-Forwarded-Client-Cert: URI=spiffe://mesh.test/service/cart\r\n"
+        self.caller = Caller(
+            caller, f"spiffe://mesh.test/service/{caller}", b"10.0.0.7", b"https", service, line, True
+        )
+        self.refusals: list[Refusal] = []
+        self.woken: list[float] = []
+
+    def refuse(self, refusal: Refusal) -> None:
+        self.refusals.append(refusal)
+
+    def wake(self, at: float) -> None:
+        self.woken.append(at)
+
+
+class Bench:
+    def __init__(self, loop: Loop, **local: Any) -> None:
+        self.loop = loop
+        self.origin = Listening(loop)
+        first = snapshot(
+            (), (Local("payments", local.pop("protocol", "http"), (self.origin.address,), **local),)
+        )
+        self.metrics = WorkerMetrics()
+        dialling = Dialling(loop.reactor, Deadlines(loop.reactor.seconds()), first.limits, self.metrics)
+        self.tables = Tables(first, dialling, self.metrics, lambda: 0.0)
+        self.inbound = Inbound(self.tables, Reporter(self.metrics, None, 1))
+
+    def ask(
+        self, target: bytes = b"/", method: bytes = b"GET", service: str = "payments", caller: str = "cart"
+    ) -> tuple[Exchange, Responder]:
+        data = b"%b %b HTTP/1.1\r\nHost: payments:1\r\n\r\n" % (method, target)
+        head = parse_request(data, len(data), HeadLimits(8192, 16384, 100, 61440))
+        server = Responder(service, caller)
+        exchange = Exchange(self.inbound, server, head, self.loop.reactor.now)  # type: ignore[arg-type]
+        self.inbound.begin(exchange)
+        return exchange, server
+
+
+def test_an_allowed_request_goes_to_an_instance_and_names_its_rule(loop: Loop) -> None:
+    bench = Bench(loop, allow=(RULE,), default_allow=False, default_reason="policy.toml:2")
+    exchange, server = bench.ask(b"/open/x")
+    assert server.refusals == []
+    assert exchange.rule == "policy.toml:7"
+    origin = bench.origin.accept()
+    lines = origin.until(b"\r\n\r\n").split(b"\r\n")
+    assert server.caller.identity_line.strip() in lines
+    assert b"X-Forwarded-Proto: https" in lines
+    assert b"X-Forwarded-For: 10.0.0.7" in lines
+    assert bench.metrics._events["authz_decisions_total"] == {("allow", "policy.toml:7", "payments"): 1}
+    exchange.cancel("DC", "")
+
+
+@pytest.mark.parametrize(
+    ("target", "method", "caller"),
+    [
+        (b"/", b"GET", "cart"),
+        (b"/open/x", b"POST", "cart"),
+        (b"/open/x", b"GET", "shop"),
+        (b"/open/../x", b"GET", "cart"),
+    ],
+)
+def test_a_denied_one_goes_nowhere_and_says_what_decided(
+    loop: Loop, target: bytes, method: bytes, caller: str
+) -> None:
+    bench = Bench(loop, allow=(RULE,), default_allow=False, default_reason="policy.toml:2: access")
+    exchange, server = bench.ask(target, method, caller=caller)
+    (refusal,) = server.refusals
+    assert (refusal.status, refusal.flags) == (403, "UAEX")
+    assert "policy.toml:2: access" in refusal.details
+    assert f"spiffe://mesh.test/service/{caller}" in refusal.details
+    assert bench.origin.pending() is None
+    assert exchange.endpoint is None
+    assert bench.metrics.requests("inbound", caller, "payments", "", True).in_flight == 0
+
+
+def test_without_rules_nothing_is_decided(loop: Loop) -> None:
+    bench = Bench(loop)
+    exchange, server = bench.ask()
+    assert server.refusals == []
+    assert bench.metrics._events["authz_decisions_total"] == {}
+    exchange.cancel("DC", "")
+
+
+def test_a_service_that_has_left(loop: Loop) -> None:
+    bench = Bench(loop)
+    _, server = bench.ask(service="gone")
+    assert [refusal.status for refusal in server.refusals] == [503]
+
+
+def test_connect_is_not_carried(loop: Loop) -> None:
+    bench = Bench(loop)
+    _, server = bench.ask(b"payments:1", b"CONNECT")
+    assert [refusal.status for refusal in server.refusals] == [403]
+    assert bench.origin.pending() is None
+
+
+def test_the_service_s_timeout_counts_from_the_head(loop: Loop) -> None:
+    bench = Bench(loop, timeout=2.0)
+    exchange, server = bench.ask()
+    assert exchange.deadline == exchange.started + 2.0
+    assert server.woken == [exchange.deadline]
+    exchange.cancel("DC", "")
+
+
+class Tunnel:
+    def __init__(self) -> None:
+        self.begun: list[tuple[str, str]] = []
+        self.refusals: list[str] = []
+
+    def begin(self, destination: Any, direction: str) -> None:
+        self.begun.append((destination.name, direction))
+
+    def refuse(self, flags: str) -> None:
+        self.refusals.append(flags)
+
+
+@pytest.mark.parametrize(
+    ("rules", "service", "begun", "refused"),
+    [
+        ((), "payments", [("payments", "inbound")], []),
+        ((AllowRule(("cart",), (), (), "p:1"),), "payments", [("payments", "inbound")], []),
+        ((AllowRule(("shop",), (), (), "p:1"),), "payments", [], ["UAEX"]),
+        ((RULE,), "payments", [], ["UAEX"]),
+        ((), "gone", [], ["NR"]),
+    ],
+)
+def test_connections(
+    loop: Loop, rules: tuple[AllowRule, ...], service: str, begun: list[Any], refused: list[str]
+) -> None:
+    bench = Bench(loop, protocol="tcp", allow=rules, default_allow=not rules, default_reason="default")
+    tunnel: Any = Tunnel()
+    bench.inbound.connection(tunnel, SimpleNamespace(name="cart", service=service))  # type: ignore[arg-type]
+    assert (tunnel.begun, tunnel.refusals) == (begun, refused)

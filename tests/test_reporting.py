@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from hostproxy.codec.http1 import HeadLimits, parse_request
+from hostproxy.exchange.caller import Caller
+from hostproxy.exchange.exchange import Exchange
+from hostproxy.reporting import Reporter
+from hostproxy.telemetry.metrics import WorkerMetrics
+from tests.hosts import Records
+
+CALLER = Caller("cart", "spiffe://m/service/cart", b"10.0.0.1", secure=True)
+
+
+def exchange(
+    metrics: WorkerMetrics | None = None, data: bytes = b"GET /a?b=c HTTP/1.1\r\nHost: p:80\r\n\r\n"
+) -> Exchange:
+    head = parse_request(data, len(data), HeadLimits(8192, 16384, 100, 61440))
+    path: Any = SimpleNamespace(direction="outbound")
+    one = Exchange(path, SimpleNamespace(caller=CALLER), head, 100.0)  # type: ignore[arg-type]
+    if metrics is not None:
+        one.series = metrics.requests("outbound", "cart", "payments", "", True)
+        one.series.in_flight += 1
+    return one
+
+
+def test_request_ids_are_unique_and_of_one_length() -> None:
+    one, other = Reporter(WorkerMetrics(), None, 5), Reporter(WorkerMetrics(), None, 6)
+    issued = {reporter.request_id() for reporter in (one, other) for _ in range(100)}
+    assert len(issued) == 200
+    assert {len(each) for each in issued} == {32}
+    assert len(Reporter(WorkerMetrics(), None, -1).request_id()) == 32
+
+
+def test_a_request_is_counted_where_it_went() -> None:
+    metrics = WorkerMetrics()
+    reporter = Reporter(metrics, None, 1)
+    one = exchange(metrics)
+    one.status, one.received, one.sent, one.first_byte = 200, 10, 20, 100.5
+    reporter.request(one)
+    series = metrics.requests("outbound", "cart", "payments", "", True)
+    assert series.codes == {(b"GET", 200, "-"): 1}
+    assert (series.request_bytes, series.response_bytes, series.in_flight) == (10, 20, 0)
+    assert sum(series.first_byte_buckets) == 1
+
+
+def test_one_that_named_no_destination_is_counted_as_such() -> None:
+    metrics = WorkerMetrics()
+    one = exchange()
+    one.status, one.flags = 404, "NR"
+    Reporter(metrics, None, 1).request(one)
+    series = metrics.requests("outbound", "cart", "unknown", "", False)
+    assert series.codes == {(b"GET", 404, "NR"): 1}
+    assert sum(series.first_byte_buckets) == 0
+
+
+@pytest.mark.parametrize(
+    ("tried", "flags", "labels"),
+    [
+        (("x",), "-", ("connect-failure", "success")),
+        (("x",), "UF", ("connect-failure", "failure")),
+        ((), "-", ("reset", "success")),
+    ],
+)
+def test_retries_are_counted(tried: tuple[Any, ...], flags: str, labels: tuple[str, ...]) -> None:
+    metrics = WorkerMetrics()
+    one = exchange(metrics)
+    one.attempts, one.tried, one.flags = 2, tried, flags
+    Reporter(metrics, None, 1).request(one)
+    assert metrics._events["retries_total"] == {labels: 1}
+
+
+def test_the_log_line_of_a_request() -> None:
+    metrics, records = WorkerMetrics(), Records()
+    reporter = Reporter(metrics, records, 1)  # type: ignore[arg-type]
+    one = exchange(metrics)
+    one.status, one.flags, one.details, one.rule = 403, "UAEX", "may not", "policy.toml:3"
+    one.request_id = b"abc"
+    reporter.request(one)
+    (line,) = records.lines
+    assert (line.dir, line.method, line.path, line.has_query, line.authority) == (
+        "outbound",
+        "GET",
+        "/a",
+        True,
+        "p:80",
+    )
+    assert (line.status, line.flags, line.details, line.denied_by) == (
+        403,
+        "UAEX",
+        "may not",
+        "policy.toml:3",
+    )
+    assert (line.source, line.source_identity, line.tls, line.request_id) == (
+        "cart",
+        CALLER.uri,
+        "TLSv1.3",
+        "abc",
+    )
+    assert "b=c" not in repr(line)
+
+
+def test_the_log_may_come_and_go() -> None:
+    metrics, records = WorkerMetrics(), Records()
+    reporter = Reporter(metrics, None, 1)
+    reporter.request(exchange(metrics))
+    reporter.log_to(records)  # type: ignore[arg-type]
+    reporter.request(exchange(metrics))
+    reporter.log_to(None)
+    reporter.request(exchange(metrics))
+    assert len(records.lines) == 1
+
+
+def tunnel(refusal: str = "-", destination: bool = True) -> Any:
+    return SimpleNamespace(
+        destination=SimpleNamespace(name="db", secure=True) if destination else None,
+        caller=CALLER,
+        direction="outbound" if destination else "",
+        started=100.0,
+        refusal=refusal,
+        from_client=5,
+        to_client=7,
+        upstream="10.0.0.2:1",
+    )
+
+
+def test_a_tunnel_is_counted_at_its_begin_and_its_end() -> None:
+    metrics = WorkerMetrics()
+    reporter = Reporter(metrics, None, 1)
+    reporter.tunnel_opened(tunnel())
+    series = metrics.tcp("outbound", "cart", "db", True)
+    assert (series.opened, series.open) == (1, 1)
+    reporter.tunnel(tunnel(), "ended")
+    assert (series.opened, series.open, series.closed) == (1, 0, {"ended": 1})
+    assert (series.received, series.sent) == (5, 7)
+
+
+@pytest.mark.parametrize("destination", [True, False])
+def test_one_that_was_refused_leaves_no_open_one(destination: bool) -> None:
+    metrics, records = WorkerMetrics(), Records()
+    Reporter(metrics, records, 1).tunnel(tunnel("UH", destination), "UH")  # type: ignore[arg-type]
+    (series,) = metrics._tcp.values()
+    assert (series.opened, series.open, series.closed) == (1, 0, {"UH": 1})
+    assert records.lines[0].kind == "tcp"
+    assert records.lines[0].flags == "UH"
+
+
+def test_rare_events() -> None:
+    metrics = WorkerMetrics()
+    reporter = Reporter(metrics, None, 1)
+    reporter.decided(True, "p:1", "payments")
+    reporter.decided(False, "p:2", "payments")
+    reporter.bad_request("bad-method")
+    reporter.connection_refused("connections")
+    reporter.handshake("ok", "")
+    assert metrics._events["authz_decisions_total"] == {
+        ("allow", "p:1", "payments"): 1,
+        ("deny", "p:2", "payments"): 1,
+    }
+    assert metrics._events["malformed_requests_total"] == {("bad-method",): 1}
+    assert metrics._events["connections_refused_total"] == {("connections",): 1}
+    assert metrics._events["tls_handshakes_total"] == {("server", "ok", ""): 1}

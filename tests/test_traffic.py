@@ -1,0 +1,463 @@
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hostproxy.identity.contexts import client_context
+from hostproxy.net import listen
+from hostproxy.snapshot import AllowRule, Instance, Local
+from tests.hosts import Host, identity, make_host, service, snapshot
+from tests.identity.crafting import TRUST_DOMAIN, authority
+from tests.support import Listening, Loop, Peer, black_hole, loop
+
+__all__ = ["loop", "make_host"]
+
+Make = Callable[..., Host]
+
+END = b"\r\n\r\n"
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class Mesh:
+    """Two hosts: ``near`` has the cart, ``far`` the payments with an origin of the test's."""
+
+    def __init__(
+        self, make: Make, loop: Loop, protocol: str = "http", allow: tuple[AllowRule, ...] = ()
+    ) -> None:
+        self.loop = loop
+        self.origin = Listening(loop)
+        self.far = make(
+            snapshot(
+                locals_=(
+                    Local("payments", protocol, (self.origin.address,), allow, not allow, "policy.toml:1"),
+                ),
+                names=("host", "payments"),
+            )
+        )
+        address = self.far.listen("mesh")
+        instance = Instance("payments", "h2", self.origin.address, mesh=f"127.0.0.1:{address[1]}")
+        self.near = make(snapshot((service("payments", instance, protocol=protocol),), connect_ports=(9000,)))
+        self.mesh_address = address
+        self.proxy_address: tuple[str, int] | None = None
+
+    def proxied(self, request: bytes = b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n") -> Peer:
+        if self.proxy_address is None:
+            self.proxy_address = self.near.listen("proxy")
+        client = self.near.client(self.proxy_address)
+        client.send(request)
+        return client
+
+    def raw(self, caller: str = "cart", protocol: str = "http/1.1", name: str = "payments") -> ssl.SSLSocket:
+        """A peer of its own making at the mesh port."""
+        context = client_context(identity(caller), authority().pem, (protocol,))
+        sock = socket.create_connection(self.mesh_address)
+        sock.setblocking(False)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tls = context.wrap_socket(
+            sock, server_hostname=f"{name}.dc1.{TRUST_DOMAIN}", do_handshake_on_connect=False
+        )
+
+        def shaken() -> bool:
+            try:
+                tls.do_handshake()
+            except ssl.SSLWantReadError:
+                return False
+            return True
+
+        self.loop.until(shaken)
+        self.loop.settle()
+        return tls
+
+
+def test_a_request_through_two_hosts_over_mutual_tls(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    client = mesh.proxied(
+        b"GET /x HTTP/1.1\r\nHost: payments.mesh\r\nX-Forwarded-Client-Cert: forged\r\n\r\n"
+    )
+    origin = mesh.origin.accept()
+    head = origin.until(END)
+    assert head.startswith(b"GET /x HTTP/1.1\r\n")
+    assert head.count(b"Via: 1.1 hostproxy") == 1
+    line = f"\r\nX-Forwarded-Client-Cert: By=spiffe://{TRUST_DOMAIN}/service/payments;URI=spiffe://{TRUST_DOMAIN}/service/cart\r\n"
+    assert line.encode() in head
+    assert b"forged" not in head
+    origin.send(OK)
+    assert client.until(END + b"ok").startswith(b"HTTP/1.1 200 ")
+    (out,), (into,) = mesh.near.records.lines, mesh.far.records.lines
+    assert (out.dir, out.source, out.dest, out.status, out.flags) == (
+        "outbound",
+        "cart",
+        "payments",
+        200,
+        "-",
+    )
+    assert (into.dir, into.source, into.dest, into.tls) == ("inbound", "cart", "payments", "TLSv1.3")
+    assert out.request_id == into.request_id != ""
+    assert mesh.near.counts("tls_handshakes_total") == {("client", "ok", ""): 1}
+    assert mesh.far.counts("tls_handshakes_total") == {("server", "ok", ""): 1}
+
+
+def test_connections_between_hosts_are_kept(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    client = mesh.proxied()
+    origin = mesh.origin.accept()
+    for _ in range(3):
+        origin.until(END)
+        origin.send(OK)
+        client.until(END + b"ok")
+        client.send(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
+    assert mesh.near.counts("tls_handshakes_total") == {("client", "ok", ""): 1}
+
+
+def test_large_bodies_through_two_hosts(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    body = bytes(range(256)) * 8000
+    client = mesh.proxied(b"POST / HTTP/1.1\r\nHost: payments\r\nContent-Length: %d\r\n\r\n" % len(body))
+    origin = mesh.origin.accept()
+    client.send(body)
+    origin.until(END)
+    assert origin.until(len(body)) == body
+    origin.send(b"HTTP/1.1 200 OK\r\n\r\n" + body)
+    origin.close()
+    client.until(END)
+    got = client.until(b"0\r\n\r\n")
+    assert len(got) > len(body)
+
+
+def test_a_truncated_answer_stays_truncated_through_two_hosts(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    client = mesh.proxied(b"GET / HTTP/1.0\r\nHost: payments\r\n\r\n")
+    origin = mesh.origin.accept()
+    origin.until(END)
+    origin.push(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n")
+    origin.close()
+    client.all()
+    assert client.end == "reset"
+
+
+def test_bytes_through_two_hosts_with_both_half_closes(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop, "tcp")
+    address = mesh.near.listen("upstream", "payments")
+    data = bytes(range(256)) * 4000
+    for _ in range(3):
+        client = Peer.to(loop, address)
+        client.push(b"question")
+        client.finish()
+        origin = mesh.origin.accept()
+        assert origin.all() == b"question"
+        assert origin.end == "fin"
+        origin.send(data)
+        origin.finish()
+        assert client.all() == data
+        assert client.end == "fin"
+    assert [record.details for record in mesh.near.records.lines] == ["ended"] * 3
+    assert mesh.near.records.lines[0].bytes_out == len(data)
+    assert mesh.far.records.lines[0].bytes_in == len(b"question")
+
+
+@pytest.mark.parametrize("from_client", [True, False])
+def test_a_reset_through_two_hosts(make_host: Make, loop: Loop, from_client: bool) -> None:
+    mesh = Mesh(make_host, loop, "tcp")
+    client = mesh.near.client(mesh.near.listen("upstream", "payments"))
+    client.send(b"x")
+    origin = mesh.origin.accept()
+    origin.until(b"x")
+    source, target = (client, origin) if from_client else (origin, client)
+    source.reset()
+    target.all()
+    assert target.end == "reset"
+
+
+def test_an_upgrade_through_two_hosts(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    client = mesh.proxied(
+        b"GET / HTTP/1.1\r\nHost: payments\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nahead"
+    )
+    origin = mesh.origin.accept()
+    origin.until(END)
+    origin.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst")
+    assert client.until(b"first").startswith(b"HTTP/1.1 101 ")
+    assert origin.until(b"ahead")
+    client.send(b"ping")
+    assert origin.until(b"ping")
+    origin.send(b"pong")
+    assert client.until(b"pong")
+    assert mesh.near.records.lines == []
+    client.finish()
+    origin.all()
+    origin.finish()
+    client.all()
+    (record,) = mesh.near.records.lines
+    assert (record.status, record.flags, record.bytes_in, record.bytes_out) == (101, "-", 9, 9)
+
+
+def test_connect_reaches_tcp_services_on_allowed_ports(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop, "tcp")
+    client = mesh.proxied(b"CONNECT payments:9000 HTTP/1.1\r\nHost: payments:9000\r\n\r\nahead")
+    origin = mesh.origin.accept()
+    assert origin.until(b"ahead")
+    assert client.until(END).startswith(b"HTTP/1.1 200 ")
+    origin.send(b"hello")
+    assert client.until(b"hello")
+    assert [record.kind for record in mesh.near.records.lines] == ["http"]
+    client.close()
+    origin.all()
+    origin.close()
+    assert [record.kind for record in mesh.near.records.lines] == ["http", "tcp"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "target"), [("tcp", b"payments:22"), ("tcp", b"payments:443"), ("http", b"payments:9000")]
+)
+def test_and_nothing_else(make_host: Make, loop: Loop, protocol: str, target: bytes) -> None:
+    mesh = Mesh(make_host, loop, protocol)
+    client = mesh.proxied(b"CONNECT %b HTTP/1.1\r\nHost: %b\r\n\r\n" % (target, target))
+    assert client.until(END).startswith(b"HTTP/1.1 403 ")
+    assert mesh.origin.pending() is None
+
+
+def test_a_client_that_leaves_during_connect_ends_its_request(make_host: Make, loop: Loop) -> None:
+    host = make_host(
+        snapshot(
+            (service("db", Instance("db", "h2", "127.0.0.1:1", mesh=black_hole(loop)), protocol="tcp"),),
+            connect_ports=(5432,),
+        )
+    )
+    client = host.client(host.listen("proxy"))
+    client.send(b"CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n")
+    assert host.records.lines == []
+    client.reset()
+    assert [(record.kind, record.status, record.flags) for record in host.records.lines] == [
+        ("http", 0, "DC"),
+        ("tcp", 0, "DC"),
+    ]
+
+
+def test_a_denied_request(make_host: Make, loop: Loop) -> None:
+    rule = AllowRule(("cart",), ("POST",), ("/pay",), "policy.toml:7")
+    mesh = Mesh(make_host, loop, allow=(rule,))
+    client = mesh.proxied()
+    reply = client.until(END)
+    assert reply.startswith(b"HTTP/1.1 403 ")
+    assert b"policy.toml:1" in reply
+    assert mesh.origin.pending() is None
+    assert mesh.far.counts("authz_decisions_total") == {("deny", "policy.toml:1", "payments"): 1}
+    client.until(b"\n")
+    client.send(b"POST /pay HTTP/1.1\r\nHost: payments\r\nContent-Length: 0\r\n\r\n")
+    origin = mesh.origin.accept()
+    origin.send(OK)
+    client.until(END + b"ok")
+
+
+def test_a_denied_connection(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop, "tcp", (AllowRule(("shop",), (), (), "policy.toml:7"),))
+    client = mesh.near.client(mesh.near.listen("upstream", "payments"))
+    client.all()
+    assert client.end == "reset"
+    assert mesh.origin.pending() is None
+    assert mesh.far.flags() == ["UAEX"]
+
+
+def test_a_peer_cannot_connect_through_the_mesh_port(make_host: Make, loop: Loop) -> None:
+    """An instance that agreed to CONNECT would have its answer mixed up with those of others."""
+    mesh = Mesh(make_host, loop)
+    tls = mesh.raw()
+    tls.send(b"CONNECT payments:80 HTTP/1.1\r\nHost: payments:80\r\n\r\n")
+    loop.settle()
+    assert tls.recv(1000).startswith(b"HTTP/1.1 403 ")
+    assert mesh.origin.pending() is None
+    tls.close()
+
+
+def test_listeners_on_unix_sockets(make_host: Make, loop: Loop, tmp_path: Path) -> None:
+    mesh = Mesh(make_host, loop)
+    client = mesh.near.client(mesh.near.listen("upstream", "payments", path=str(tmp_path / "s")))
+    client.send(b"GET / HTTP/1.1\r\nHost: anything\r\n\r\n")
+    origin = mesh.origin.accept()
+    head = origin.until(END)
+    assert b"Host: anything\r\n" in head
+    origin.send(OK)
+    client.until(END + b"ok")
+
+
+def test_unknown_names_and_unreachable_hosts(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    client = mesh.proxied(b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n")
+    assert client.until(END).startswith(b"HTTP/1.1 404 ")
+    mesh.far.traffic.close("mesh:")
+    client = mesh.proxied()
+    assert client.until(END).startswith(b"HTTP/1.1 503 ")
+    assert mesh.near.flags() == ["NR", "UF"]
+
+
+def test_the_number_of_connections_is_limited(
+    make_host: Make, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "PAUSE", 0.02)
+    host = make_host(snapshot(bounds={"connections": 2}))
+    address = host.listen("proxy")
+    clients = [host.client(address) for _ in range(3)]
+    assert host.traffic.describe()["connections"] == 2
+    assert not loop.busy
+    clients[0].close()
+    loop.until(
+        lambda: (
+            host.traffic.describe()["connections"] == 2 and len(host.traffic._surroundings.connections) == 2
+        )
+    )
+    clients[2].send(b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n")
+    loop.until(lambda: clients[2].read())
+    assert ("connections",) in host.counts("connections_refused_total")
+
+
+def test_the_number_of_handshakes_is_limited(
+    make_host: Make, loop: Loop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listen, "PAUSE", 0.02)
+    host = make_host(snapshot(bounds={"handshakes": 3, "handshake": 5.0}))
+    address = host.listen("mesh")
+    peers = [host.client(address) for _ in range(8)]
+    assert host.traffic.describe()["handshakes"] == 3
+    host.later(6.0)
+    assert host.counts("tls_handshakes_total") == {("server", "failed", "timeout"): 3}
+    loop.until(lambda: host.traffic.describe()["handshakes"] == 3)
+    for peer in peers[:3]:
+        peer.all()
+
+
+def test_deltas_take_effect_without_failing_what_is_under_way(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    address = mesh.near.listen("proxy")
+    client, other = mesh.near.client(address), mesh.near.client(address)
+    client.send(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
+    origin = mesh.origin.accept()
+    origin.until(END)
+    mesh.near.change(services={"payments": service("payments")})
+    other.send(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
+    assert other.until(END).startswith(b"HTTP/1.1 503 ")
+    mesh.near.change(services={"payments": None})
+    other.until(b"\n")
+    other.send(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
+    assert other.until(END).startswith(b"HTTP/1.1 404 ")
+    origin.send(OK)
+    assert client.until(END + b"ok").startswith(b"HTTP/1.1 200 ")
+    assert mesh.near.flags() == ["UH", "NR", "-"]
+
+
+def test_new_certificates_are_shown_on_new_connections(make_host: Make, loop: Loop) -> None:
+    from tests.identity.crafting import CART, good
+
+    mesh = Mesh(make_host, loop)
+    client = mesh.proxied()
+    origin = mesh.origin.accept()
+    origin.until(END)
+    mesh.near.change(identities={"cart": good(CART)})
+    origin.send(OK)
+    client.until(END + b"ok")
+    client.send(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
+    origin.until(END)
+    origin.send(OK)
+    client.until(END + b"ok")
+    assert mesh.near.counts("tls_handshakes_total") == {("client", "ok", ""): 2}
+
+
+def test_a_drain_with_nothing_open_is_over_at_once(make_host: Make, loop: Loop) -> None:
+    host = make_host(snapshot())
+    host.listen("proxy")
+    done: list[object] = []
+    host.traffic.drain(30.0).addCallback(done.append)
+    loop.until(lambda: done, limit=1.0)
+
+
+def test_a_drain_before_the_first_snapshot(loop: Loop) -> None:
+    from twisted.logger import Logger
+
+    from hostproxy.telemetry.metrics import WorkerMetrics
+    from hostproxy.traffic import Traffic
+
+    traffic = Traffic(loop.reactor, WorkerMetrics(), None, Logger())
+    done: list[object] = []
+    traffic.drain(30.0).addCallback(done.append)
+    traffic.drain(30.0).addCallback(done.append)
+    assert len(done) == 2
+
+
+def test_a_drain_lets_requests_finish_and_closes_the_unused(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    address = mesh.near.listen("proxy")
+    idle, busy = mesh.near.client(address), mesh.near.client(address)
+    busy.send(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
+    origin = mesh.origin.accept()
+    origin.until(END)
+    done: list[object] = []
+    mesh.near.traffic.drain(30.0).addCallback(done.append)
+    assert idle.all() == b""
+    assert not done
+    with pytest.raises(ConnectionRefusedError):
+        Peer.to(loop, address)
+    origin.send(OK)
+    answer = busy.all()
+    assert b"\r\nConnection: close\r\n" in answer
+    assert answer.endswith(b"ok")
+    loop.until(lambda: done)
+
+
+def test_a_drain_cuts_what_does_not_finish(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    client = mesh.proxied()
+    origin = mesh.origin.accept()
+    origin.until(END)
+    origin.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf")
+    client.until(b"half")
+    done: list[object] = []
+    mesh.near.traffic.drain(0.1).addCallback(done.append)
+    loop.until(lambda: done)
+    client.all()
+    assert client.end == "reset"
+    assert mesh.near.flags() == ["LR"]
+
+
+def test_a_drain_waits_for_tunnels_and_cuts_them_at_its_end(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop, "tcp")
+    client = mesh.near.client(mesh.near.listen("upstream", "payments"))
+    client.send(b"x")
+    mesh.origin.accept().until(b"x")
+    done: list[object] = []
+    mesh.near.traffic.drain(0.3).addCallback(done.append)
+    loop.settle()
+    assert not done
+    loop.until(lambda: done)
+    client.all()
+    assert client.end == "reset"
+
+
+def test_a_listener_of_the_same_id_goes_on_with_its_own_socket(make_host: Make, loop: Loop) -> None:
+    host = make_host(snapshot())
+    address = host.listen("proxy")
+    second = host.listen("proxy")
+    host.client(address).send(b"GET / HTTP/1.1\r\nHost: nobody\r\n\r\n")
+    assert host.flags() == ["NR"]
+    with pytest.raises(ConnectionRefusedError):
+        Peer.to(loop, second)
+    host.traffic.close("proxy:")
+    host.traffic.close("proxy:")
+    with pytest.raises(ConnectionRefusedError):
+        Peer.to(loop, address)
+
+
+def test_what_is_open_is_told(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    mesh.proxied()
+    origin = mesh.origin.accept()
+    origin.until(END)
+    told = mesh.near.traffic.describe()
+    assert (told["connections"], told["requests"], told["tunnels"]) == (1, 1, 0)
+    (row,) = told["endpoints"]["outbound"]  # type: ignore[index]
+    assert (row["service"], row["caller"], row["in_flight"], row["mtls"]) == ("payments", "cart", 1, True)
+    assert mesh.near.metrics.export()
+    assert mesh.near.metrics._levels["upstream_connections"][("active",)] == 1
+    assert mesh.near.metrics._levels["downstream_connections"][()] == 1
