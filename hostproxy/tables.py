@@ -232,6 +232,11 @@ class Tables:
                 "reach it through an [[outbound.upstream]] of its own, or with CONNECT"
             )
         places = {} if unsuitable else self._places(service)
+        if service is not None and service.instances and not places and not unsuitable:
+            unsuitable = (
+                f"no instance of {name} is on a host with a hostproxy, and policy does not permit plain text: "
+                f"[service.{name}] permissive"
+            )
         for (address, secure, datacenter), weight in places.items():
             security = None
             if secure:

@@ -68,18 +68,15 @@ class Acceptor:
 
     def ready(self, events: int) -> None:
         """Called by the reactor: there are connections to take."""
-        if self._watching:
-            # Of the workers that wait for the same socket, the kernel wakes the one that has waited longest. Going
-            # to the end of that queue lets them take turns; else the first would get all connections of a quiet time.
-            self.reactor.unwatch(self)
-            self.reactor.watch(self, READ | EPOLLEXCLUSIVE)
-        for _ in range(BATCH):
+        for taken in range(BATCH):
             if not self._admit():
                 self._pause()
                 return
             try:
                 sock, address = self.sock.accept()
             except BlockingIOError:
+                if taken:
+                    self._queue_up()
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
@@ -91,6 +88,16 @@ class Acceptor:
             self.accepted(sock, address)
             if self.fd < 0:
                 return
+
+    def _queue_up(self) -> None:
+        """Let the others who wait for the same socket go first.
+
+        The kernel wakes the one that has waited longest. Without this the first worker would get all connections of
+        a quiet time, and keep them. The queue of connections is empty now, so nothing is reported twice.
+        """
+        if self._watching:
+            self.reactor.unwatch(self)
+            self.reactor.watch(self, READ | EPOLLEXCLUSIVE)
 
     def fault(self, error: BaseException) -> None:
         """Called by the reactor when accepting raised: the connection is lost, the listener goes on."""

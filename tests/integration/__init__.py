@@ -1,0 +1,1 @@
+"""Whole hostproxies as real processes, between real and hostile peers on loopback."""

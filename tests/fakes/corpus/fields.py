@@ -1,0 +1,407 @@
+"""Field names and values, folding, Host, and fields that name other fields (RFC 9110 sections 5 and 7)."""
+
+from __future__ import annotations
+
+from tests.fakes.cases import HOST, Message, either, forward, get, head, post, refuse
+
+HELLO = Message(b"POST", body=b"hello")
+EXPECT_REFUSED = frozenset({400, 417, 501})
+
+
+def _host(value: bytes) -> bytes:
+    return head(b"GET /h HTTP/1.1", b"Host:" + value)
+
+
+_bad_names = {
+    "empty": b": v",
+    "space-before-colon": b"X-A : v",
+    "tab-before-colon": b"X-A\t: v",
+    "space-inside": b"X A: v",
+    "no-colon": b"X-A",
+    "no-colon-value": b"X-A v",
+    "nul": b"X\x00A: v",
+    "control": b"X\x01A: v",
+    "delete": b"X\x7fA: v",
+    "high": b"X\xe9A: v",
+    "utf8": "Ẍ: v".encode(),
+    "paren": b"X(A): v",
+    "comma": b"X,A: v",
+    "slash": b"X/A: v",
+    "semicolon": b"X;A: v",
+    "less": b"X<A: v",
+    "equals": b"X=A: v",
+    "question": b"X?A: v",
+    "at": b"X@A: v",
+    "bracket": b"X[A]: v",
+    "backslash": b"X\\A: v",
+    "curly": b"X{A}: v",
+    "quote": b'"X-A": v',
+    "vertical-tab": b"X-A\x0b: v",
+    "bare-cr": b"X\rA: v",
+    "cr-before-colon": b"X-A\r: v",
+    "nul-only": b"\x00: v",
+}
+
+_bad_values = {
+    "nul": b"a\x00b",
+    "nul-only": b"\x00",
+    "nul-last": b"a\x00",
+    "bell": b"a\x07b",
+    "backspace": b"a\x08b",
+    "vertical-tab": b"a\x0bb",
+    "form-feed": b"a\x0cb",
+    "escape": b"a\x1b[31mb",
+    "unit-separator": b"a\x1fb",
+    "start-of-heading": b"\x01",
+    "delete": b"a\x7fb",
+    "bare-cr": b"a\rb",
+    "bare-cr-first": b"\ra",
+    "bare-cr-last": b"a\r",
+    "cr-cr": b"a\r\rb",
+    "bare-cr-field": b"a\rX-B: c",
+}
+
+_legal_values = {
+    "empty": b"",
+    "tab-inside": b"a\tb",
+    "spaces-inside": b"a   b",
+    "obs-text": b"caf\xe9",
+    "utf8": "日本".encode(),
+    "colons": b"a:b:c",
+    "quotes": b'"a, b"; c="\\""',
+    "symbols": b"!@#$%^&*()[]{}<>|\\/?`~",
+    "percent": b"%0d%0a",
+    "long": b"v" * 4000,
+}
+
+_bad_hosts = {
+    "space-inside": b" ori gin.test",
+    "comma": b" origin.test, evil.test",
+    "slash": b" origin.test/x",
+    "userinfo": b" user@origin.test",
+    "question": b" origin.test?x",
+    "fragment": b" origin.test#x",
+    "scheme": b" http://origin.test",
+    "port-letters": b" origin.test:http",
+    "port-negative": b" origin.test:-80",
+    "port-plus": b" origin.test:+80",
+    "port-space": b" origin.test: 80",
+    "two-ports": b" origin.test:80:80",
+    "bracket-open": b" [::1",
+    "bracket-close": b" ::1]",
+    "ipv6-bare": b" ::1",
+    "ipv6-junk": b" [::1]evil",
+    "ipv6-not-hex": b" [g::1]",
+    "nul": b" origin\x00.test",
+    "control": b" origin\x01.test",
+    "tab-inside": b" origin\t.test",
+    "high": b" origin\xe9.test",
+    "backslash": b" origin.test\\evil",
+    "quote": b' "origin.test"',
+    "angle": b" <origin.test>",
+    "curly": b" {origin}",
+    "pipe": b" origin|evil",
+    "caret": b" origin^evil",
+    "bare-cr": b" origin.test\revil.test",
+    "only-port": b" :80",
+    "semicolon-space": b" origin.test; evil.test",
+}
+
+_legal_hosts = {
+    "no-space": b"origin.test",
+    "tab": b"\torigin.test\t",
+    "spaces": b"   origin.test   ",
+    "port": b" origin.test:8080",
+    "upper": b" ORIGIN.TEST",
+    "ipv4": b" 127.0.0.1",
+    "ipv4-port": b" 127.0.0.1:7001",
+    "ipv6": b" [::1]",
+    "ipv6-port": b" [2001:db8::1]:80",
+    "underscore": b" origin_1.test",
+    "trailing-dot": b" origin.test.",
+    "single-label": b" origin",
+    "punycode": b" xn--bcher-kva.test",
+    "digits": b" 1origin.2test",
+}
+
+_loose_hosts = {
+    "empty": b"",
+    "port-empty": b" origin.test:",
+    "port-zero": b" origin.test:0",
+    "port-too-large": b" origin.test:65536",
+    "port-huge": b" origin.test:" + b"9" * 30,
+    "only-comma": b" ,",
+    "percent": b" origin%2etest",
+    "two-dots": b" origin..test",
+    "asterisk": b" *.test",
+    "dash-first": b" -origin.test",
+    "dot-first": b" .test",
+    "sub-delims": b" a!$&'()*+;=b",
+    "long": b" " + b"a" * 300 + b".test",
+}
+
+REQUESTS = [
+    # names and values
+    *(refuse(f"name-{n}", get(b"/", v)) for n, v in _bad_names.items()),
+    *(refuse(f"value-{n}", get(b"/", b"X-A: " + v)) for n, v in _bad_values.items()),
+    *(
+        forward(f"value-{n}", get(b"/", b"X-A: " + v), Message(present=((b"x-a", v),)))
+        for n, v in _legal_values.items()
+    ),
+    forward(
+        "name-all-token-characters",
+        get(b"/", b"!#$%&'*+-.^_`|~09azAZ: v"),
+        Message(present=((b"!#$%&'*+-.^_`|~09azaz", b"v"),)),
+    ),
+    forward("value-whitespace-around", get(b"/", b"X-A: \t v \t "), Message(present=((b"x-a", b"v"),))),
+    forward("field-twice", get(b"/", b"X-A: 1", b"X-A: 2"), Message(present=((b"x-a", b"1"), (b"x-a", b"2")))),
+    forward("cookie-twice", get(b"/", b"Cookie: a=1", b"Cookie: b=2")),
+    forward(
+        "authorization-kept",
+        get(b"/", b"Authorization: Bearer abc"),
+        Message(present=((b"authorization", b"Bearer abc"),)),
+    ),
+    either("field-bare-lf", b"GET / HTTP/1.1\r\nHost: origin.test\r\nX-A: v\nX-B: w\r\n\r\n", why="RFC 9112 2.2"),
+    either("field-bare-lf-end", b"GET / HTTP/1.1\r\nHost: origin.test\r\nX-A: v\n\n", why="RFC 9112 2.2"),
+    refuse("field-cr-cr-lf", b"GET / HTTP/1.1\r\nHost: origin.test\r\nX-A: v\r\r\nX-B: w\r\n\r\n"),
+    refuse("field-lf-cr", b"GET / HTTP/1.1\r\nHost: origin.test\r\nX-A: v\n\rX-B: w\r\n\r\n"),
+    # folding: refuse or unfold to one line
+    either("fold-space", get(b"/", b"X-A: a", b" b")),
+    either("fold-tab", get(b"/", b"X-A: a", b"\tb")),
+    either("fold-blank-line", get(b"/", b"X-A: a", b" ")),
+    either("fold-empty-value", get(b"/", b"X-A:", b" b")),
+    either("fold-looks-like-field", get(b"/", b"X-A: a", b" Content-Length: 5")),
+    refuse("fold-first-line", head(b"GET / HTTP/1.1", b" X-A: a", HOST)),
+    refuse("fold-first-line-host", head(b"GET / HTTP/1.1", b" Host: origin.test")),
+    refuse("fold-first-line-length", head(b"POST / HTTP/1.1", b"\tContent-Length: 5", HOST) + b"hello"),
+    refuse("fold-host", head(b"GET / HTTP/1.1", b"Host: origin.test", b" , evil.test")),
+    # Host
+    *(refuse(f"host-{n}", _host(v)) for n, v in _bad_hosts.items()),
+    *(forward(f"host-{n}", _host(v), Message(target=b"/h")) for n, v in _legal_hosts.items()),
+    *(either(f"host-{n}", _host(v), Message(target=b"/h")) for n, v in _loose_hosts.items()),
+    forward("host-name-case", head(b"GET /h HTTP/1.1", b"hOST: origin.test"), Message(target=b"/h")),
+    forward("host-last", head(b"GET /h HTTP/1.1", b"A: b", b"C: d", HOST), Message(target=b"/h")),
+    refuse("host-missing", head(b"GET / HTTP/1.1")),
+    refuse("host-missing-other-fields", head(b"GET / HTTP/1.1", b"Accept: */*", b"X-Host: origin.test")),
+    refuse("host-missing-absolute", head(b"GET http://origin.test/ HTTP/1.1"), why="RFC 9112 3.2"),
+    refuse("host-twice-same", head(b"GET / HTTP/1.1", HOST, HOST)),
+    refuse("host-twice-different", head(b"GET / HTTP/1.1", HOST, b"Host: evil.test")),
+    refuse("host-twice-case", head(b"GET / HTTP/1.1", HOST, b"host: evil.test")),
+    refuse("host-twice-apart", head(b"GET / HTTP/1.1", HOST, b"A: b", b"HOST: evil.test")),
+    refuse("host-twice-empty", head(b"GET / HTTP/1.1", HOST, b"Host:")),
+    refuse("host-twice-http10", head(b"GET / HTTP/1.0", HOST, b"Host: evil.test")),
+    refuse("host-twice-absolute", head(b"GET http://origin.test/ HTTP/1.1", HOST, b"Host: evil.test")),
+    refuse("host-space-before-colon", head(b"GET / HTTP/1.1", b"Host : origin.test")),
+    refuse("host-and-host-space-before-colon", head(b"GET / HTTP/1.1", HOST, b"Host : evil.test")),
+    either(
+        "host-absolute-mismatch",
+        head(b"GET http://origin.test/h HTTP/1.1", b"Host: evil.test"),
+        Message(target=b"/h", host=b"origin.test"),
+        why="RFC 9112 3.2.2: Host is ignored and replaced",
+    ),
+    either(
+        "host-absolute-mismatch-port",
+        head(b"GET http://origin.test:81/h HTTP/1.1", b"Host: origin.test:82"),
+        Message(target=b"/h", host=b"origin.test:81"),
+    ),
+    either(
+        "host-absolute-empty",
+        head(b"GET http://origin.test/h HTTP/1.1", b"Host:"),
+        Message(target=b"/h", host=b"origin.test"),
+    ),
+    refuse("host-absolute-bad", head(b"GET http://origin.test/h HTTP/1.1", b"Host: a b")),
+    # fields of one hop
+    forward("connection-close", get(b"/c", b"Connection: close"), Message(target=b"/c"), closes=True),
+    forward("connection-close-case", get(b"/c", b"connection: Close"), Message(target=b"/c"), closes=True),
+    forward("connection-close-in-list", get(b"/c", b"Connection: x-a, close"), Message(target=b"/c"), closes=True),
+    forward(
+        "connection-close-second-field",
+        get(b"/c", b"Connection: x-a", b"Connection: close"),
+        Message(target=b"/c"),
+        closes=True,
+    ),
+    forward(
+        "connection-keep-alive",
+        get(b"/c", b"Connection: keep-alive", b"Keep-Alive: timeout=5"),
+        Message(target=b"/c", absent=(b"keep-alive",)),
+    ),
+    forward(
+        "connection-nominates-field",
+        get(b"/c", b"Connection: X-Hop", b"X-Hop: 1"),
+        Message(target=b"/c", absent=(b"x-hop",)),
+    ),
+    forward(
+        "connection-nominates-several",
+        get(
+            b"/c",
+            b"Connection: X-Hop,X-Other ,\tx-third",
+            b"X-Hop: 1",
+            b"x-OTHER: 2",
+            b"X-Third: 3",
+            b"X-Kept: 4",
+        ),
+        Message(target=b"/c", present=((b"x-kept", b"4"),), absent=(b"x-hop", b"x-other", b"x-third")),
+    ),
+    forward("connection-nominates-missing", get(b"/c", b"Connection: X-Nothing"), Message(target=b"/c")),
+    forward(
+        "connection-empty-elements",
+        get(b"/c", b"Connection: , ,X-Hop,,", b"X-Hop: 1"),
+        Message(target=b"/c", absent=(b"x-hop",)),
+    ),
+    forward(
+        "proxy-connection",
+        get(b"/c", b"Proxy-Connection: keep-alive"),
+        Message(target=b"/c", absent=(b"proxy-connection",)),
+    ),
+    forward("te-trailers", get(b"/c", b"TE: trailers", b"Connection: TE"), Message(target=b"/c")),
+    either(
+        "connection-nominates-host",
+        get(b"/c", b"Connection: Host"),
+        Message(target=b"/c", host=b"origin.test"),
+    ),
+    either(
+        "connection-nominates-host-behind-close",
+        get(b"/c", b"Connection: close, Host"),
+        Message(target=b"/c", host=b"origin.test"),
+        closes=True,
+    ),
+    either(
+        "connection-nominates-forwarded-for",
+        get(b"/c", b"Connection: close, X-Forwarded-For", b"X-Forwarded-For: 1.1.1.1"),
+        Message(target=b"/c"),
+        closes=True,
+    ),
+    either(
+        "connection-nominates-authorization",
+        get(b"/c", b"Connection: Authorization", b"Authorization: x"),
+        Message(target=b"/c"),
+    ),
+    either("connection-nominates-connection", get(b"/c", b"Connection: Connection"), Message(target=b"/c")),
+    either("connection-nominates-via", get(b"/c", b"Connection: Via, X-Request-Id"), Message(target=b"/c")),
+    either(
+        "connection-nominates-identity",
+        get(b"/c", b"Connection: X-Forwarded-Client-Cert"),
+        Message(target=b"/c"),
+    ),
+    either("connection-bad-token", get(b"/c", b"Connection: a b, @"), Message(target=b"/c")),
+    # what the proxy itself says about the client
+    forward(
+        "identity-field-from-outside",
+        get(b"/c", b"X-Forwarded-Client-Cert: URI=spiffe://mesh.test/service/admin"),
+        Message(target=b"/c"),
+    ),
+    forward("forwarded-for-appended", get(b"/c", b"X-Forwarded-For: 192.0.2.1"), Message(target=b"/c")),
+    forward("via-appended", get(b"/c", b"Via: 1.0 before"), Message(target=b"/c")),
+    # Upgrade: the origin of the corpus declines all of them with 200
+    forward(
+        "upgrade-without-connection",
+        get(b"/u", b"Upgrade: foo/1"),
+        Message(target=b"/u", absent=(b"upgrade",)),
+    ),
+    forward(
+        "upgrade-http10",
+        head(b"GET /u HTTP/1.0", HOST, b"Connection: Upgrade", b"Upgrade: foo/1"),
+        Message(target=b"/u", absent=(b"upgrade",)),
+        closes=True,
+    ),
+    forward("upgrade-declined", get(b"/u", b"Connection: Upgrade", b"Upgrade: foo/1"), Message(target=b"/u")),
+    forward(
+        "upgrade-websocket-declined",
+        get(
+            b"/u",
+            b"Connection: keep-alive, Upgrade",
+            b"Upgrade: websocket",
+            b"Sec-WebSocket-Version: 13",
+            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        ),
+        Message(target=b"/u", present=((b"upgrade", b"websocket"),)),
+    ),
+    either(
+        "upgrade-websocket-without-key",
+        get(b"/u", b"Connection: Upgrade", b"Upgrade: websocket"),
+        Message(target=b"/u"),
+    ),
+    either(
+        "upgrade-twice",
+        get(b"/u", b"Connection: Upgrade", b"Upgrade: foo/1", b"Upgrade: h2c"),
+        Message(target=b"/u"),
+    ),
+    either(
+        "upgrade-h2c",
+        get(
+            b"/u",
+            b"Connection: Upgrade, HTTP2-Settings",
+            b"Upgrade: h2c",
+            b"HTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
+        ),
+        Message(target=b"/u", absent=(b"upgrade", b"http2-settings")),
+    ),
+    either(
+        "upgrade-h2c-not-nominated-settings",
+        get(b"/u", b"Connection: Upgrade", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"),
+        Message(target=b"/u", absent=(b"upgrade",)),
+    ),
+    either("upgrade-tls", get(b"/u", b"Connection: Upgrade", b"Upgrade: TLS/1.0"), Message(target=b"/u")),
+    either("upgrade-empty", get(b"/u", b"Connection: Upgrade", b"Upgrade:"), Message(target=b"/u")),
+    either(
+        "upgrade-with-body",
+        post(b"Connection: Upgrade", b"Upgrade: websocket", b"Content-Length: 5", body=b"hello"),
+        HELLO,
+    ),
+    # Expect
+    forward("expect-body-at-once", post(b"Expect: 100-continue", b"Content-Length: 5", body=b"hello"), HELLO),
+    forward("expect-case", post(b"expect: 100-Continue", b"Content-Length: 5", body=b"hello"), HELLO),
+    forward("expect-no-body", get(b"/x", b"Expect: 100-continue"), Message(target=b"/x")),
+    forward(
+        "expect-http10",
+        head(b"POST / HTTP/1.0", HOST, b"Expect: 100-continue", b"Content-Length: 5") + b"hello",
+        HELLO,
+        closes=True,
+    ),
+    forward(
+        "expect-chunked",
+        post(b"Expect: 100-continue", b"Transfer-Encoding: chunked", body=b"5\r\nhello\r\n0\r\n\r\n"),
+        HELLO,
+    ),
+    either(
+        "expect-unknown",
+        post(b"Expect: cookies", b"Content-Length: 5", body=b"hello"),
+        HELLO,
+        statuses=EXPECT_REFUSED,
+        partial=True,
+    ),
+    either(
+        "expect-list",
+        post(b"Expect: 100-continue, cookies", b"Content-Length: 5", body=b"hello"),
+        HELLO,
+        statuses=EXPECT_REFUSED,
+        partial=True,
+    ),
+    either(
+        "expect-obfuscated",
+        post(b"Expect: y 100-continue", b"Content-Length: 5", body=b"hello"),
+        HELLO,
+        statuses=EXPECT_REFUSED,
+        partial=True,
+    ),
+    either(
+        "expect-twice",
+        post(b"Expect: 100-continue", b"Expect: 100-continue", b"Content-Length: 5", body=b"hello"),
+        HELLO,
+        statuses=EXPECT_REFUSED,
+        partial=True,
+    ),
+    either(
+        "max-forwards-zero-options",
+        head(b"OPTIONS / HTTP/1.1", HOST, b"Max-Forwards: 0"),
+        Message(b"OPTIONS"),
+        statuses=frozenset({200, 204, 400, 405, 483, 501}),
+    ),
+    forward("max-forwards-on-get", get(b"/x", b"Max-Forwards: 0"), Message(target=b"/x"), why="RFC 9110 7.6.2"),
+    forward("range", get(b"/x", b"Range: bytes=0-5"), Message(target=b"/x", present=((b"range", b"bytes=0-5"),))),
+    forward(
+        "conditional",
+        get(b"/x", b'If-None-Match: "a", W/"b"'),
+        Message(target=b"/x", present=((b"if-none-match", b'"a", W/"b"'),)),
+    ),
+]
