@@ -12,7 +12,8 @@ from twisted.internet.task import LoopingCall
 
 from hostproxy.exchange.caller import Caller
 from hostproxy.exchange.replies import Refusal, reply
-from hostproxy.exchange.server import ServerConnection, Surroundings
+from hostproxy.exchange.server import ServerConnection
+from hostproxy.exchange.surroundings import Surroundings
 from hostproxy.exchange.tunnel import Joiner, Tunnel
 from hostproxy.inbound import Inbound
 from hostproxy.mesh.spiffe import ALPN_HTTP1, SpiffeId

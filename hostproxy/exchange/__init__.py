@@ -2,11 +2,12 @@
 
 ::
 
-    server.py    a client's connection: bytes -> Exchange -> bytes
-    exchange.py  one request on its way: what was decided, what was counted, who answers it
-    client.py    a connection to an endpoint: Exchange -> bytes -> Exchange
-    forward.py   the heads as they are sent on: what a proxy adds and takes away
-    replies.py   what is said when nobody else answers
+    server.py        a client's connection: bytes -> Exchange -> bytes
+    surroundings.py  what client connections share: limits, deadlines, draining
+    exchange.py      one request on its way: what was decided, what was counted, who answers it
+    client.py        a connection to an endpoint: Exchange -> bytes -> Exchange
+    forward.py       the heads as they are sent on: what a proxy adds and takes away
+    replies.py       what is said when nobody else answers
 
 ``server`` and ``client`` speak HTTP/1.1 and know nothing of each other, of services or of policy. Between them stands
 the :class:`~hostproxy.exchange.exchange.Exchange`, and it alone: an HTTP/2 stream takes the place of either by having

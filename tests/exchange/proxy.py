@@ -11,7 +11,8 @@ from hostproxy.exchange import forward
 from hostproxy.exchange.caller import Caller
 from hostproxy.exchange.exchange import Exchange
 from hostproxy.exchange.replies import Refusal
-from hostproxy.exchange.server import ServerConnection, Surroundings
+from hostproxy.exchange.server import ServerConnection
+from hostproxy.exchange.surroundings import Surroundings
 from hostproxy.limits import Limits
 from hostproxy.net.connect import Address
 from hostproxy.net.deadlines import Deadlines

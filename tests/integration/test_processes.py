@@ -181,6 +181,8 @@ def crew(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
     with Origin(slow) as origin:
         host, address = start(mesh, tmp_path_factory.mktemp("crew"), origin, workers=CREW)
         with host:
+            # Ready is a host with its first worker; until the others serve, that one gets every connection.
+            eventually(lambda: [w["phase"] for w in host.ask_json("/workers")["workers"]] == ["serving"] * CREW)
             yield host, address
 
 
@@ -195,15 +197,17 @@ def connections_by_worker(host: Host, total: int) -> dict[int, int]:
     return found
 
 
-def test_connections_are_spread_over_the_workers(crew: tuple[Host, str]) -> None:
+def test_a_burst_of_connections_is_spread_over_the_workers(crew: tuple[Host, str]) -> None:
     host, address = crew
     with contextlib.ExitStack() as stack:
-        for _ in range(100):
-            sock = stack.enter_context(connect(address))
+        socks = [stack.enter_context(connect(address)) for _ in range(200)]
+        for sock in socks:
             assert converse(sock, get()).statuses == [200]
-        counts = connections_by_worker(host, 100)
+        counts = connections_by_worker(host, 200)
     assert len(counts) == CREW
-    assert min(counts.values()) >= 5, counts  # an even share is 25
+    # An even share is 50. The kernel wakes the worker that waited longest, but who runs first takes what is there.
+    assert max(counts.values()) <= 150, counts
+    assert min(counts.values()) >= 1, counts
 
 
 def test_killed_worker_is_replaced_and_costs_only_its_own(crew: tuple[Host, str]) -> None:
