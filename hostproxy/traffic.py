@@ -264,6 +264,7 @@ class Traffic:
             self._finish_drain()
 
     def _cut_all(self) -> None:
+        self._log.warn("[limits] drain is over: cutting {count} connections", count=self._open())
         for connection in list(self._surroundings.connections):
             connection.expel()
         for joint in list(self._joiner.joints):

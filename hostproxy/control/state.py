@@ -94,5 +94,10 @@ class SupervisorState(msgspec.Struct, kw_only=True):
 
     @property
     def ready(self) -> bool:
-        """Whether a worker serves and no stop was asked for."""
-        return not self.stopping and any(worker.place >= 0 and worker.version > 0 for worker in self.workers)
+        """Whether a worker serves, none is on its first start any more, and no stop was asked for.
+
+        Connections made before the last worker is there would all stay with the others.
+        """
+        mine = [worker for worker in self.workers if worker.place >= 0]
+        starting = any(worker.version == 0 and not worker.restarts for worker in mine)
+        return not self.stopping and not starting and any(worker.version > 0 for worker in mine)
