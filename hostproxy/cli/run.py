@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run until SIGTERM. 0: everything was finished; 1: it did not start, or something had to be cut."""
+    """Run until SIGTERM. 0: drained, at the latest when [limits] drain was over; 1: it did not start, or had to be killed."""
     try:
         loaded = config.load(arguments.config)
     except Invalid as invalid:
