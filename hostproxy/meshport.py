@@ -33,15 +33,16 @@ class MeshPort:
         self.tables = tables
         self.reporter = reporter
         self.greeted = greeted
-        self.under_way: set[Handshake] = set()
-
-    @property
-    def full(self) -> bool:
-        """As many handshakes are under way as [limits] handshakes allows."""
-        return len(self.under_way) >= self.tables.dialling.limits.handshakes
+        self.under_way: dict[Handshake, None] = {}  # the oldest first
 
     def accepted(self, sock: socket.socket, address: object) -> None:
-        """A connection has come."""
+        """A connection has come. When as many are under way as [limits] handshakes allows, the oldest gives way.
+
+        A handshake takes milliseconds. Were the newest to wait instead, whoever opens connections and says nothing
+        could keep everybody out for [limits] handshake seconds at a time, without a certificate.
+        """
+        while len(self.under_way) >= self.tables.dialling.limits.handshakes:
+            next(iter(self.under_way)).cut("crowded-out")
         Handshake(self, sock, address)
 
 
@@ -56,7 +57,7 @@ class Handshake:
         self.deadline = NEVER
         self.slot = 0
         tables = port.tables
-        port.under_way.add(self)
+        port.under_way[self] = None
         tables.dialling.deadlines.set(self, port.reactor.now + tables.dialling.limits.handshake)
         self._stream = TlsStream(port.reactor, sock, self, tables.server_contexts.context)
 
@@ -94,14 +95,14 @@ class Handshake:
         self._stream.abort()
         self._port.reporter.handshake("failed", "timeout")
 
-    def cut(self) -> None:
-        """The process leaves."""
+    def cut(self, reason: str) -> None:
+        """End it: others need the place ("crowded-out"), or the process leaves ("drain")."""
         self._over()
         self._stream.abort()
-        self._port.reporter.handshake("failed", "drain")
+        self._port.reporter.handshake("failed", reason)
 
     def _over(self) -> None:
-        self._port.under_way.discard(self)
+        self._port.under_way.pop(self, None)
         self._port.tables.dialling.deadlines.forget(self)
 
     def received(self, data: bytes) -> None:

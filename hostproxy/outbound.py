@@ -53,6 +53,8 @@ class Outbound:
         exchange.target = destination = tables.outbound(caller.name, service)
         exchange.series = destination.series
         destination.series.in_flight += 1
+        if not head.authority:
+            head.authority = service.encode()  # HTTP/1.0 without Host, or an empty one: servers want a name
         if destination.timeout:
             exchange.limit(destination.timeout)
         exchange.request_bytes = forward.request(

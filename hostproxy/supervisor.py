@@ -180,6 +180,8 @@ class Supervisor:
     def _take_news(self) -> None:
         self._compile_due = False
         if self._running and self._compile():
+            assert self._compiled is not None
+            self.log.info("changed files are taken: snapshot {version}", version=self._compiled[1].version)
             self._crew.tell(self._target())
             self._refresh()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import secrets
 import socket
 from random import random
@@ -42,6 +43,18 @@ if TYPE_CHECKING:
 DRAIN_GRACE = 0.5
 
 
+# Descriptors that a worker needs for itself: listeners, channel, logs, pipes of plain TCP.
+OWN_DESCRIPTORS = 64
+
+
+def connections_for(descriptors: int) -> int:
+    """How many accepted connections ``descriptors`` (RLIMIT_NOFILE) allow, when each may need one to an endpoint.
+
+    Accepting more would leave none to answer them with.
+    """
+    return max(1, (descriptors - min(OWN_DESCRIPTORS, descriptors // 4)) // 2)
+
+
 class Traffic:
     """The data path of one process. Nothing here is configured after the first :meth:`apply` but by snapshots."""
 
@@ -65,6 +78,7 @@ class Traffic:
         self._clock = LoopingCall(self._tick)
         self._clock.clock = reactor  # type: ignore[assignment]  # it has Twisted's interface
         self._tunnels: set[Tunnel] = set()
+        self._descriptors = connections_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         metrics.on_export(self._gauges)
 
     # Snapshots
@@ -121,7 +135,7 @@ class Traffic:
         assert tables is not None
         if listener.kind == "mesh":
             self._acceptors[listener.id] = Acceptor(
-                self._reactor, sock, self._accepted_peer, self._admit_peer, self._exhausted
+                self._reactor, sock, self._accepted_peer, self._admit, self._exhausted
             )
             return
         uri = str(
@@ -154,13 +168,10 @@ class Traffic:
         )
 
     def _admit(self) -> bool:
-        if self._open() < self._surroundings.limits.connections:
+        if self._open() < min(self._surroundings.limits.connections, self._descriptors):
             return True
         self._reporter.connection_refused("connections")
         return False
-
-    def _admit_peer(self) -> bool:
-        return not self._mesh_port.full and self._admit()
 
     def _exhausted(self) -> None:
         self._reporter.connection_refused("descriptors")
@@ -272,7 +283,7 @@ class Traffic:
         for tunnel in list(self._tunnels):
             tunnel.refuse("LR")
         for handshake in list(self._mesh_port.under_way):
-            handshake.cut()
+            handshake.cut("drain")
         self._finish_drain()
 
     def _finish_drain(self) -> None:

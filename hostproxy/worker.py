@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # Seconds between telemetry: what admin shows is that old at most.
 TELEMETRY = 1.0
 
+# How long leaving may wait for the access log, twice (seconds): the supervisor kills after one second.
+LAST_LINES = 0.4
+
 # How long a visitor at the door may be ahead of the news that the supervisor has died (seconds).
 VISITOR_WAITS = 0.1
 
@@ -93,6 +96,7 @@ class Worker:
         # Our copies of the listening sockets, for the next supervisor.
         self._sockets: dict[str, tuple[Listener, socket.socket]] = {}
         self._access_log: AccessLogWriter | None = None
+        self._trouble = ""  # why the access log can't be written
         self._snapshot: Snapshot | None = None
         self._version = 0
         self._ready = False
@@ -196,8 +200,19 @@ class Worker:
         now = self._reactor.seconds()
         self._lag = max(0.0, now - self._due)
         self._due = now + TELEMETRY
+        self._watch_access_log()
         self._reactor.callLater(TELEMETRY, self._report)
         self._send_telemetry()
+
+    def _watch_access_log(self) -> None:
+        """Tell when the access log can't be written, and when it can again."""
+        trouble = self._access_log.error if self._access_log is not None else ""
+        if trouble != self._trouble:
+            self._trouble = trouble
+            if trouble:
+                self.log.error("access log: {trouble}", trouble=trouble)
+            else:
+                self.log.info("access log: written again")
 
     def _send_telemetry(self) -> None:
         if self._channel is not None and self._channel.open:
@@ -284,7 +299,7 @@ class Worker:
         if self._door is not None:
             self._door.close()
         if self._access_log is not None:
-            self._access_log.close()
+            self._access_log.close(LAST_LINES)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -179,15 +179,19 @@ def test_handshakes_are_limited_in_time_however_slowly_they_come(loop: Loop) -> 
     port.nothing_left()
 
 
-def test_their_number_says_when_the_port_is_full(loop: Loop) -> None:
+def test_the_oldest_gives_way_to_the_newest(loop: Loop) -> None:
     port = Port(loop, handshakes=2)
-    peers = [port.peer()]
-    assert not port.port.full
-    peers.append(port.peer())
-    assert port.port.full
-    peers[0].reset()
-    assert not port.port.full
-    peers[1].reset()
+    silent = [port.peer() for _ in range(5)]
+    assert len(port.port.under_way) == 2
+    stream, owner = port.client(good_client())  # who means it needs a moment only, and gets it
+    assert owner.events == ["secured"]
+    assert port.counted["server", "ok", ""] == 1
+    assert port.counted["server", "failed", "crowded-out"] == 4
+    ((there, _, _),) = port.greetings
+    stream.close()
+    there.close()
+    for peer in silent:
+        peer.reset()
 
 
 def test_a_fault_of_ours_leaves_nothing_under_way(loop: Loop) -> None:

@@ -10,6 +10,7 @@ import pytest
 from hostproxy.identity.contexts import client_context
 from hostproxy.net import listen
 from hostproxy.snapshot import AllowRule, Instance, Local
+from hostproxy.traffic import connections_for
 from tests.hosts import Host, identity, make_host, service, snapshot
 from tests.identity.crafting import TRUST_DOMAIN, authority
 from tests.support import Listening, Loop, Peer, black_hole, loop
@@ -314,19 +315,21 @@ def test_the_number_of_connections_is_limited(
     assert ("connections",) in host.counts("connections_refused_total")
 
 
-def test_the_number_of_handshakes_is_limited(
-    make_host: Make, loop: Loop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(listen, "PAUSE", 0.02)
+def test_the_number_of_handshakes_is_limited_and_the_oldest_give_way(make_host: Make, loop: Loop) -> None:
     host = make_host(snapshot(bounds={"handshakes": 3, "handshake": 5.0}))
     address = host.listen("mesh")
     peers = [host.client(address) for _ in range(8)]
+    loop.until(lambda: host.counts("tls_handshakes_total") == {("server", "failed", "crowded-out"): 5})
     assert host.traffic.describe()["handshakes"] == 3
     host.later(6.0)
-    assert host.counts("tls_handshakes_total") == {("server", "failed", "timeout"): 3}
-    loop.until(lambda: host.traffic.describe()["handshakes"] == 3)
-    for peer in peers[:3]:
-        peer.all()
+    assert host.counts("tls_handshakes_total")["server", "failed", "timeout"] == 3
+    for peer in peers:
+        peer.reset()
+
+
+@pytest.mark.parametrize(("descriptors", "expected"), [(20_000, 9968), (256, 96), (64, 24), (4, 1)])
+def test_connections_leave_descriptors_for_their_endpoints(descriptors: int, expected: int) -> None:
+    assert connections_for(descriptors) == expected
 
 
 def test_deltas_take_effect_without_failing_what_is_under_way(make_host: Make, loop: Loop) -> None:

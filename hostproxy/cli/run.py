@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run until SIGTERM. 0: drained, at the latest when [limits] drain was over; 1: it did not start, or had to be killed."""
+    """Run until SIGTERM. 0: drained, by the end of [limits] drain; 1: not started, or killed."""
     try:
         loaded = config.load(arguments.config)
     except Invalid as invalid:

@@ -10,6 +10,7 @@ and one kind of backlog for plain and TLS.
 
 from __future__ import annotations
 
+import encodings.idna  # noqa: F401  # ssl reads it at the first server name otherwise, perhaps without descriptors
 import socket
 import ssl
 from typing import TYPE_CHECKING, Protocol
@@ -53,11 +54,11 @@ class TlsStream(Stream):
         server_name: str | None = None,
     ) -> None:
         """``server_name`` makes this the client's side of the handshake, which it begins at once."""
-        super().__init__(reactor, sock, owner)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         server_side = server_name is None
         self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, server_name)
+        super().__init__(reactor, sock, owner)  # last: from here on the reactor knows it
         self._decrypt = self.tls.read
         self._encrypt = self.tls.write
         self.established = False

@@ -6,6 +6,8 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, Protocol
 
+from twisted.logger import Logger
+
 from hostproxy.codec.http1 import HeadLimits
 from hostproxy.identity.peer import PeerRefused, handshake_failure_reason, peer_identity, peer_protocol
 from hostproxy.net.connect import Address, Connecting, failure_word
@@ -75,7 +77,13 @@ class Dial:
             self._dialler.dialled(self, Stream(shared.reactor, sock, _NEW))
             return
         shared.deadlines.set(self, shared.reactor.now + shared.limits.handshake)
-        self._stream = TlsStream(shared.reactor, sock, self, security.context, security.server_name)
+        try:
+            self._stream = TlsStream(shared.reactor, sock, self, security.context, security.server_name)
+        except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
+            sock.close()
+            shared.metrics.count("tls_handshakes_total", ("client", "failed", "other"))
+            shared.log.error("beginning a handshake with {name}: {error}", name=security.server_name, error=error)
+            self._failed("error")
 
     def connect_failed(self, reason: str) -> None:
         """TCP is not."""
@@ -149,6 +157,8 @@ class Dial:
 
 class Dialling:
     """What all endpoints of a process share."""
+
+    log = Logger()
 
     __slots__ = ("deadlines", "head_limits", "limits", "mesh_head_limits", "metrics", "reactor")
 
