@@ -151,6 +151,14 @@ def sockets() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+def test_http_1_0_without_a_host_gets_the_services_name(mesh: Mesh, http: Service) -> None:
+    outcome = exchange(http.address, b"GET /old HTTP/1.0\r\n\r\n")
+    assert outcome.statuses == [200], outcome
+    (request,) = http.origin.requests
+    assert [value for name, value in request.fields if name == b"host"] == [http.name.encode()]
+
+
+
 def test_unix_sockets_at_both_ends(tmp_path: Path, sockets: Path) -> None:
     """curl -> Unix socket -> alpha -> mutual TLS -> beta -> Unix socket of the app."""
     pki = {name: tmp_path / f"{name}.pki" for name in ("alpha", "beta")}
