@@ -21,7 +21,7 @@ from hostproxy.mesh.spiffe import ALPN_HTTP1, SpiffeId
 from hostproxy.meshport import MeshPort
 from hostproxy.net.deadlines import TICK, Deadlines
 from hostproxy.net.listen import Acceptor
-from hostproxy.net.stream import Stream
+from hostproxy.net.stream import NOBODY, Stream
 from hostproxy.outbound import Outbound
 from hostproxy.reporting import Reporter
 from hostproxy.tables import Tables
@@ -182,7 +182,7 @@ class Traffic:
         tables = self._tables
         assert tables is not None
         if caller.service and tables.is_tcp(caller.service):
-            self._outbound.connection(self._tunnel(Stream(self._reactor, sock, _NOBODY), caller), caller)
+            self._outbound.connection(self._tunnel(Stream(self._reactor, sock, NOBODY), caller), caller)
         else:
             connection = ServerConnection(self._surroundings, self._outbound, caller)
             connection.attach(Stream(self._reactor, sock, connection))
@@ -317,22 +317,3 @@ class Traffic:
         metrics.gauge("upstream_connections", ("active",), opened - idle)
         metrics.gauge("upstream_connections", ("idle",), idle)
         metrics.gauge("downstream_connections", (), self._open())
-
-
-class _Nobody:
-    """Owns a stream until its tunnel does; no event can come in between."""
-
-    def received(self, data: bytes) -> None:
-        pass
-
-    def ended(self) -> None:
-        pass
-
-    def drained(self) -> None:
-        pass
-
-    def lost(self, reason: str) -> None:
-        pass
-
-
-_NOBODY = _Nobody()

@@ -25,7 +25,7 @@ from hostproxy.exchange.replies import Refusal
 from hostproxy.net.deadlines import NEVER
 
 if TYPE_CHECKING:
-    from hostproxy.codec.http1 import HeadLimits
+    from hostproxy.codec.http1 import HeadLimits, ResponseHead
     from hostproxy.exchange.exchange import Exchange
     from hostproxy.net.stream import Stream
 
@@ -219,7 +219,7 @@ class ClientConnection:
             self._remaining = UNTIL_CLOSE
             exchange.respond(head, data[end:], False)
 
-    def _switch(self, exchange: Exchange, head, surplus: bytes) -> None:  # type: ignore[no-untyped-def]
+    def _switch(self, exchange: Exchange, head: ResponseHead, surplus: bytes) -> None:
         offered = exchange.head.upgrade
         if not offered or head.upgrade.lower() not in (word.strip().lower() for word in offered.split(b",")):
             self._broken(
@@ -254,7 +254,14 @@ class ClientConnection:
         elif body:
             exchange.respond_body(body, False)
 
-    def _finish(self, exchange, head, body, surplus, trailers=()) -> None:  # type: ignore[no-untyped-def]
+    def _finish(
+        self,
+        exchange: Exchange,
+        head: ResponseHead | None,
+        body: bytes,
+        surplus: bytes,
+        trailers: Sequence[bytes] = (),
+    ) -> None:
         """The response is whole: first let go of the connection, then pass the rest on.
 
         In this order the client's next request, which may already be here, finds the connection in the pool.

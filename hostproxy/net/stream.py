@@ -271,7 +271,7 @@ class Stream:
         if self.fd < 0:
             return
         self.send_posted()
-        self.owner = _NOBODY
+        self.owner = NOBODY
         if self.backlog and not self._broken:
             self._leave(LEAVE_TIME)
             self._set(self._events & ~READ)
@@ -288,7 +288,7 @@ class Stream:
         if self.at_end:
             self.close()  # nothing more can come
             return
-        self.owner = _NOBODY
+        self.owner = NOBODY
         self._leave(LEAVE_TIME if self.backlog else LINGER_TIME)
         self._swallowed = 0
         self.finish()
@@ -313,7 +313,7 @@ class Stream:
         """Close at once with a reset, so that the peer sees that something is missing. The owner hears nothing."""
         if self.fd < 0:
             return
-        self.owner = _NOBODY
+        self.owner = NOBODY
         self._reset_on_close()
         self._gone("closed")
 
@@ -347,7 +347,7 @@ class Stream:
         """Take the socket away from the stream, which is dead afterwards."""
         self.reactor.unwatch(self)
         self.fd = -1
-        self.owner = _NOBODY
+        self.owner = NOBODY
         if self._leaving is not None:
             self._leaving.cancel()
             self._leaving = None
@@ -361,7 +361,7 @@ class Stream:
 
 
 class _Nobody:
-    """The owner of streams that are on their way out."""
+    """The owner of streams that have none yet, or any more."""
 
     __slots__ = ()
 
@@ -378,4 +378,4 @@ class _Nobody:
         pass
 
 
-_NOBODY = _Nobody()
+NOBODY = _Nobody()

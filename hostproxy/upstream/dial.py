@@ -12,7 +12,7 @@ from hostproxy.codec.http1 import HeadLimits
 from hostproxy.identity.peer import PeerRefused, handshake_failure_reason, peer_identity, peer_protocol
 from hostproxy.net.connect import Address, Connecting, failure_word
 from hostproxy.net.deadlines import NEVER, Deadlines
-from hostproxy.net.stream import Stream
+from hostproxy.net.stream import NOBODY, Stream
 from hostproxy.net.tls import TlsStream
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class Dial:
         security = self._tls
         if security is None:
             shared.deadlines.forget(self)
-            self._dialler.dialled(self, Stream(shared.reactor, sock, _NEW))
+            self._dialler.dialled(self, Stream(shared.reactor, sock, NOBODY))
             return
         shared.deadlines.set(self, shared.reactor.now + shared.limits.handshake)
         try:
@@ -177,22 +177,3 @@ class Dialling:
             limits.request_line, limits.header_size, limits.header_count, limits.head_size
         )
         self.mesh_head_limits = self.head_limits.after_a_hop()
-
-
-class _New:
-    """Owns a stream from its making to the dialler's taking it, in which no event can happen."""
-
-    def received(self, data: bytes) -> None:
-        pass
-
-    def ended(self) -> None:
-        pass
-
-    def drained(self) -> None:
-        pass
-
-    def lost(self, reason: str) -> None:
-        pass
-
-
-_NEW = _New()
