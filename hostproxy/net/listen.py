@@ -15,8 +15,9 @@ if TYPE_CHECKING:
 
     from hostproxy.net.reactor import MeshReactor
 
-# Connections taken per event: enough for a burst, few enough that the others' events are not kept waiting.
-BATCH = 32
+# Connections taken per event: enough for a burst, few enough that other workers, woken by the same burst, find some
+# left (nginx takes one, unless told multi_accept).
+BATCH = 8
 
 # How long to leave the queue alone after the process or the machine ran out of descriptors or memory (seconds):
 # trying at once again would only burn CPU, as the event stays.

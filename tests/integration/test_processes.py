@@ -205,9 +205,11 @@ def test_a_burst_of_connections_is_spread_over_the_workers(crew: tuple[Host, str
             assert converse(sock, get()).statuses == [200]
         counts = connections_by_worker(host, 200)
     assert len(counts) == CREW
-    # An even share is 50. The kernel wakes the worker that waited longest, but who runs first takes what is there.
-    assert max(counts.values()) <= 150, counts
-    assert min(counts.values()) >= 1, counts
+    # An even share is 50. The kernel wakes the worker that waited longest, but who runs first takes what is there: as
+    # many workers as there are cores take part, and none takes nearly all.
+    running = min(CREW, os.cpu_count() or 1)
+    assert sum(count > 0 for count in counts.values()) >= running, counts
+    assert running == 1 or max(counts.values()) <= 180, counts
 
 
 def test_killed_worker_is_replaced_and_costs_only_its_own(crew: tuple[Host, str]) -> None:
