@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from hostproxy.identity import storage
+from hostproxy.mesh import storage
 from hostproxy.mesh.spiffe import InvalidName, SpiffeId
 
 BACKDATED = timedelta(minutes=10)  # clocks of two hosts may differ by five, and some

@@ -23,9 +23,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes, PublicKeyTypes
 
-from hostproxy.identity import storage
 from hostproxy.identity.contexts import client_context, server_context
 from hostproxy.identity.peer import CALLEE, CALLER, PeerRefused, faults, spiffe_id
+from hostproxy.mesh import storage
 from hostproxy.mesh.document import Invalid, Problem
 from hostproxy.mesh.spiffe import ALPN_HTTP1, InvalidName, SpiffeId
 from hostproxy.snapshot import Identity

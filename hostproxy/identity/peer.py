@@ -73,6 +73,9 @@ REMEDIES = {
     NOT_TLS: "something speaks plain text to the mesh port; apps call the outbound port instead",
 }
 
+# Whose traffic a mesh port takes: the certificates of controllers and operators are for another interface.
+CARRIERS = ("service", "host")
+
 
 class PeerRefused(Exception):
     """The peer's certificate is not one of this mesh, or not the one wanted."""
@@ -122,7 +125,10 @@ def _identity(der: bytes, trust_domain: str, purpose: x509.ObjectIdentifier) -> 
         raise PeerRefused(UNREADABLE, f"the certificate cannot be read: {error}") from None
     for fault in faults(certificate, trust_domain, (purpose,)):
         raise fault
-    return str(spiffe_id(certificate))
+    identity = spiffe_id(certificate)
+    if identity.kind not in CARRIERS:
+        raise PeerRefused(BAD_SPIFFE_ID, f"{identity} carries no traffic: services and hosts do")
+    return str(identity)
 
 
 def spiffe_id(certificate: x509.Certificate) -> SpiffeId:

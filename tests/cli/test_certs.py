@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives import serialization
 
 from hostproxy.__main__ import main
 from hostproxy.config import IdentityConfig
-from hostproxy.identity import storage
 from hostproxy.identity.contexts import client_context, server_context
 from hostproxy.identity.development import create_authority
 from hostproxy.identity.files import Identities, load
+from hostproxy.mesh import storage
 from tests.identity.crafting import Handshake
 
 

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from hostproxy.identity import storage
+from hostproxy.mesh import storage
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644])
