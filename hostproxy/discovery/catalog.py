@@ -4,12 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
+
 from hostproxy.mesh import addresses, names
 from hostproxy.mesh.document import CATALOG_SIZE, Document, Invalid, read
 from hostproxy.mesh.findings import Findings
 from hostproxy.mesh.kinds import Integer, ListOf, Text
 from hostproxy.mesh.schema import Key, Table, Tables
-from hostproxy.snapshot import Instance
+
+# How well an instance is, from best to worst. Whatever is worst among the checks of an instance and of its host holds.
+PASSING, WARNING, CRITICAL, MAINTENANCE = HEALTH = ("passing", "warning", "critical", "maintenance")
+
+
+class Instance(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One address of a service, as discovery knows it.
+
+    Without tracking by the collector (it cannot be part of a cycle): there are ten thousands of them.
+    """
+
+    service: str
+    host: str
+    address: str  # "10.0.0.12:9001", "[::1]:9001" or "unix:/run/app.sock": where the instance listens
+    mesh: str = ""  # its host's mesh port "10.0.0.12:15443"; empty: no hostproxy there
+    datacenter: str = ""
+    zone: str = ""
+    version: str = ""
+    tags: tuple[str, ...] = ()
+    weight: int = 1  # in its present health; 0: no traffic
+    meta: tuple[tuple[str, str], ...] = ()  # sorted; what policy can pick instances by besides version and tags
+    health: str = PASSING
+    reason: str = ""  # why it is not passing: the name of the check
+
 
 Catalog = Mapping[str, tuple[Instance, ...]]  # by service name; instances in the order of host and address
 
@@ -58,9 +83,18 @@ def parse(document: Document) -> Catalog:
 
 
 def changed(old: Catalog, new: Catalog) -> set[str]:
-    """Return the services whose instances differ, those that came and went included."""
-    gone = {name for name in old if name not in new}
-    return gone | {name for name, instances in new.items() if old.get(name) != instances}
+    """Return the services whose instances differ, those that came and went included.
+
+    Of a service that did not change, both have the same tuple as a rule; its instances are not looked at then.
+    """
+    if old is new:
+        return set()
+    names = {name for name in old if name not in new}
+    for name, instances in new.items():
+        known = old.get(name)
+        if known is not instances and known != instances:
+            names.add(name)
+    return names
 
 
 def _order(instance: Instance) -> tuple[str, str]:

@@ -7,8 +7,8 @@ import pytest
 import tomli_w
 
 from hostproxy.discovery import catalog
+from hostproxy.discovery.catalog import Instance
 from hostproxy.mesh.document import CATALOG_SIZE, Invalid, parse
-from hostproxy.snapshot import Instance
 
 LEAST = '[[instance]]\nservice = "payments"\nhost = "db-1"\naddress = "10.0.0.12:9001"\n'
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+from typing import NoReturn
 
 import pytest
 
@@ -13,18 +14,18 @@ def program(name: str) -> str:
     """The path of a program."""
     path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if path is None:
-        _missing(f"{name} is not installed (apt install {name})")
-        raise AssertionError
+        missing(f"{name} is not installed (apt install {name})")
     return path
 
 
 def module(name: str) -> None:
     """A Python package of the ``test`` extra."""
     if importlib.util.find_spec(name) is None:
-        _missing(f"{name} is not installed (pip install -e '.[test]')")
+        missing(f"{name} is not installed (pip install -e '.[test]')")
 
 
-def _missing(reason: str) -> None:
+def missing(reason: str) -> NoReturn:
+    """Say that something is not there."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
