@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hostproxy.exchange.tunnel import Tunnel
     from hostproxy.reporting import Reporter
     from hostproxy.tables import Tables
+    from hostproxy.waiting import Waiting
 
 
 class Outbound:
@@ -31,8 +32,9 @@ class Outbound:
 
     direction = "outbound"
 
-    def __init__(self, tables: Tables, reporter: Reporter) -> None:
+    def __init__(self, tables: Tables, waiting: Waiting, reporter: Reporter) -> None:
         self.tables = tables
+        self._waiting = waiting
         self._reporter = reporter
         self.completed: Callable[[Exchange], None] = reporter.request
 
@@ -44,8 +46,7 @@ class Outbound:
         tables = self.tables
         service = caller.service or tables.names.service(head.host)
         if service is None:
-            name = head.host.decode("latin-1")
-            exchange.refuse(Refusal(404, "NR", "destination_not_found", f"no service is named {name!r}"))
+            self._waiting.wait(exchange)  # it may bring the exchange here again
             return
         if head.method == b"CONNECT":
             self._connect(exchange, caller, service)

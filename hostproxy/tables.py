@@ -1,13 +1,14 @@
 """A snapshot as a worker looks things up in it.
 
-Destinations and their endpoints are made when first used, and survive the next snapshot as far as it says the same:
-connections, loads and rests stay with an endpoint whose address stays. A change of one service costs the destinations
-of that service.
+A destination is a service or a subset of one; ``payments`` and ``v2.payments`` are their keys. Destinations and their
+endpoints are made when first used, and survive the next snapshot as far as it says the same: connections, loads and
+rests stay with an endpoint whose address stays, whatever becomes of its weight. A change of one service costs the
+destinations of that service.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from hostproxy.enforce.authorise import Authoriser
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 # Callers of one local service that have a destination of their own: services of the mesh, known by certificate.
 MAX_CALLERS = 4096
+# Services that one message tells the supervisor to be in use.
+MAX_USED = 1000
 # Endpoints that /workers shows of a worker: they go to the supervisor every second, 250 bytes each.
 MAX_DESCRIBED = 200
 
@@ -65,14 +68,18 @@ class LocalTable:
             if len(self._destinations) >= MAX_CALLERS:
                 self._destinations.clear()
             tables = self._tables
+            failing = self.source.failing
             destination = Destination(
                 self.name,
-                self.endpoints,
+                () if failing else self.endpoints,
                 "least-request",
                 self.source.timeout,
                 tables.metrics.requests("inbound", caller, self.name, "", True),
                 tables.random,
             )
+            if failing:
+                destination.unsuitable = failing
+                destination.lacking = "LH"
             self._destinations[caller, kind] = destination
         return destination
 
@@ -88,13 +95,12 @@ class Tables:
         self.random = random
         self.server_contexts = ServerContexts()
         self._client_contexts = ClientContexts()
-        self._destinations: dict[
-            str, dict[tuple[str, str], Destination]
-        ] = {}  # by service, then caller and ALPN
+        self._destinations: dict[str, dict[tuple[str, str], Destination]] = {}  # by key, then caller and ALPN
         self._locals: dict[str, LocalTable] = {}
         self._services: dict[str, Service] = {}
         self._identities: dict[str, Identity] = {}
         self._authorities = b""
+        self._counted: dict[tuple[str, str, str], int] = {}  # requests by destination, when used() last looked
         self.trust_domain = self.datacenter = ""
         self.apply(snapshot)
 
@@ -103,7 +109,7 @@ class Tables:
     def apply(self, snapshot: Snapshot) -> None:
         """Take a whole snapshot."""
         self.host = snapshot.host
-        moved = (snapshot.trust_domain, snapshot.datacenter) != (self.trust_domain, self.datacenter)
+        moved = snapshot.trust_domain != self.trust_domain
         self.trust_domain = snapshot.trust_domain
         self.datacenter = snapshot.datacenter
         self.connect_ports = frozenset(snapshot.connect_ports)
@@ -187,19 +193,19 @@ class Tables:
         return self._locals.get(service)
 
     def is_tcp(self, service: str) -> bool:
-        """Whether a service takes bytes instead of HTTP/1.1 requests."""
+        """Whether a destination takes bytes instead of HTTP/1.1 requests."""
         found = self._services.get(service)
         return found is not None and is_bytes(found.protocol)
 
     def outbound(self, caller: str, service: str) -> Destination:
-        """``service`` as ``caller`` reaches it with HTTP/1.1 requests."""
+        """The destination ``service`` as ``caller`` reaches it with HTTP/1.1 requests."""
         try:
             return self._destinations[service][caller, ALPN_HTTP1]
         except KeyError:
             return self._first_use(service, caller, ALPN_HTTP1)
 
     def outbound_tcp(self, caller: str, service: str) -> Destination:
-        """``service`` as ``caller`` reaches it with bytes."""
+        """The destination ``service`` as ``caller`` reaches it with bytes."""
         try:
             return self._destinations[service][caller, ALPN_TCP]
         except KeyError:
@@ -217,72 +223,53 @@ class Tables:
         """A new endpoint."""
         return Endpoint(self.dialling, service, Address.parse(address), security, weight)
 
-    def _build(self, name: str, caller: str, alpn: str, before: Iterable[Endpoint]) -> Destination:
-        service = self._services.get(name)
+    def _build(self, key: str, caller: str, alpn: str, before: Iterable[Endpoint]) -> Destination:
+        service = self._services.get(key)
+        if service is None:
+            return self._destination(key, key, caller, [], "random", 0.0)
+        if alpn == ALPN_HTTP1 and is_bytes(service.protocol):
+            unsuitable = (
+                f'{key} has protocol "{service.protocol}", which is relayed as bytes: '
+                "reach it through an [[outbound.upstream]] of its own, or with CONNECT"
+            )
+            endpoints = []
+        else:
+            unsuitable = service.obstacle
+            endpoints = self._endpoints(service, caller, alpn, before)
+        destination = self._destination(key, service.name, caller, endpoints, service.balance, service.timeout)
+        destination.unsuitable = unsuitable
+        return destination
+
+    def _destination(
+        self, key: str, service: str, caller: str, endpoints: Sequence[Endpoint], balance: str, timeout: float
+    ) -> Destination:
+        secure = any(endpoint.security is not None for endpoint in endpoints)
+        series = self.metrics.requests("outbound", caller, service, "", secure)
+        return Destination(service, endpoints, balance, timeout, series, self.random, key)
+
+    def _endpoints(self, service: Service, caller: str, alpn: str, before: Iterable[Endpoint]) -> list[Endpoint]:
+        """An endpoint for each place of ``service``: those of ``before`` that are still right, else new ones."""
         known = {
             (endpoint.label, endpoint.security.server_name if endpoint.security else ""): endpoint
             for endpoint in before
         }
         endpoints: list[Endpoint] = []
         securities: dict[str, Security] = {}  # by datacenter: the endpoints of one share it
-        unsuitable = ""
-        if alpn == ALPN_HTTP1 and service is not None and is_bytes(service.protocol):
-            unsuitable = (
-                f'{name} has protocol "{service.protocol}", which is relayed as bytes: '
-                "reach it through an [[outbound.upstream]] of its own, or with CONNECT"
-            )
-        places = {} if unsuitable else self._places(service)
-        if service is not None and service.instances and not places and not unsuitable:
-            unsuitable = (
-                f"no instance of {name} is on a host with a hostproxy, and policy does not permit plain text: "
-                f"[service.{name}] permissive"
-            )
-        for (address, secure, datacenter), weight in places.items():
+        for place in service.places:
             security = None
-            if secure:
+            if place.secure:
                 if caller not in self._identities:
                     continue  # a caller that has left this host, on a connection from before
-                security = securities.get(datacenter)
+                security = securities.get(place.datacenter)
                 if security is None:
-                    security = securities[datacenter] = self._security(name, caller, alpn, datacenter)
-            endpoint = known.pop((address, security.server_name if security else ""), None)
+                    security = self._security(service.name, caller, alpn, place.datacenter)
+                    securities[place.datacenter] = security
+            endpoint = known.get((place.address, security.server_name if security else ""))
             if endpoint is None:
-                endpoint = self.endpoint(name, address, security, weight)
-            endpoint.weight = weight
+                endpoint = self.endpoint(service.name, place.address, security, place.weight)
+            endpoint.weight = place.weight
             endpoints.append(endpoint)
-        destination = Destination(
-            name,
-            endpoints,
-            service.balance if service else "random",
-            service.timeout if service else 0.0,
-            self.metrics.requests(
-                "outbound", caller, name, "", any(endpoint.security is not None for endpoint in endpoints)
-            ),
-            self.random,
-        )
-        destination.unsuitable = unsuitable
-        return destination
-
-    def _places(self, service: Service | None) -> dict[tuple[str, bool, str], int]:
-        """Where to connect to for a service, with the weight of what is there: (address, mutual TLS, datacenter).
-
-        The instances of one host are one place, its mesh port. Instances of this datacenter come alone when there
-        are any. One without a hostproxy is a place only where policy permits plain text.
-        """
-        if service is None:
-            return {}
-        usable = [
-            instance
-            for instance in service.instances
-            if instance.weight > 0 and (instance.mesh or service.permissive)
-        ]
-        near = [one for one in usable if (one.datacenter or self.datacenter) == self.datacenter]
-        places: dict[tuple[str, bool, str], int] = {}
-        for instance in near or usable:
-            datacenter = instance.datacenter or self.datacenter
-            place = (instance.mesh or instance.address, bool(instance.mesh), datacenter)
-            places[place] = places.get(place, 0) + instance.weight
-        return places
+        return endpoints
 
     def _security(self, service: str, caller: str, alpn: str, datacenter: str) -> Security:
         return Security(
@@ -291,6 +278,24 @@ class Tables:
             str(SpiffeId.service(self.trust_domain, service)),
             self.trust_domain,
         )
+
+    # Telling
+
+    def used(self) -> tuple[str, ...]:
+        """The services that were called since the last time; the most called ``MAX_USED`` of them."""
+        counted: dict[tuple[str, str, str], int] = {}
+        calls: dict[str, int] = {}
+        for key, of_key in self._destinations.items():
+            for (caller, alpn), destination in of_key.items():
+                requests = counted[key, caller, alpn] = sum(destination.series.codes.values())
+                new = requests - self._counted.get((key, caller, alpn), 0)
+                if not new:
+                    # Long calls and tunnels were counted when they began, or will be when they end.
+                    new = sum(endpoint.in_flight for endpoint in destination.endpoints)
+                if new:
+                    calls[destination.name] = calls.get(destination.name, 0) + abs(new)
+        self._counted = counted
+        return tuple(sorted(calls, key=calls.__getitem__, reverse=True)[:MAX_USED])
 
     def connections(self) -> tuple[int, int]:
         """Connections to endpoints: all, and those of them that are unused."""
@@ -313,7 +318,7 @@ class Tables:
         ]
         rows = [
             {
-                "service": destination.name,
+                "service": destination.key,
                 "caller": caller,
                 "alpn": alpn,
                 "endpoint": endpoint.label,

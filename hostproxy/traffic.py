@@ -26,6 +26,7 @@ from hostproxy.outbound import Outbound
 from hostproxy.reporting import Reporter
 from hostproxy.tables import Tables
 from hostproxy.upstream.dial import Dialling
+from hostproxy.waiting import Ask, Waiting
 
 if TYPE_CHECKING:
     from twisted.logger import Logger
@@ -63,6 +64,7 @@ class Traffic:
     _joiner: Joiner
     _mesh_port: MeshPort
     _surroundings: Surroundings
+    _waiting: Waiting
 
     def __init__(
         self, reactor: MeshReactor, metrics: WorkerMetrics, access_log: AccessLogWriter | None, log: Logger
@@ -78,6 +80,7 @@ class Traffic:
         self._clock = LoopingCall(self._tick)
         self._clock.clock = reactor  # type: ignore[assignment]  # it has Twisted's interface
         self._tunnels: set[Tunnel] = set()
+        self._ask: Ask = lambda service: False
         self._descriptors = connections_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         metrics.on_export(self._gauges)
 
@@ -91,11 +94,15 @@ class Traffic:
             self._surroundings.head_limits = self._tables.dialling.head_limits
             self._surroundings.mesh_head_limits = self._tables.dialling.mesh_head_limits
             self._joiner.limits = snapshot.limits
+            self._waiting.seconds = snapshot.first_use
+            self._waiting.look()
             return
         reactor = self._reactor
         dialling = Dialling(reactor, self._deadlines, snapshot.limits, self._metrics)
         self._tables = tables = Tables(snapshot, dialling, self._metrics, random)
-        self._outbound = Outbound(tables, self._reporter)
+        self._waiting = Waiting(tables, self._ask)
+        self._waiting.seconds = snapshot.first_use
+        self._outbound = Outbound(tables, self._waiting, self._reporter)
         self._inbound = Inbound(tables, self._reporter)
         self._joiner = Joiner(snapshot.limits, self._deadlines)
         self._mesh_port = MeshPort(reactor, tables, self._reporter, self._greeted)
@@ -116,10 +123,31 @@ class Traffic:
         """Take what changed since the snapshot before."""
         assert self._tables is not None
         self._tables.change(delta)
+        self._waiting.look()
 
     def log_to(self, access_log: AccessLogWriter | None) -> None:
         """Write the access log there from now on."""
         self._reporter.log_to(access_log)
+
+    # Services that are named for the first time
+
+    def ask_with(self, ask: Ask) -> None:
+        """Ask the supervisor for services with this, from the first snapshot on."""
+        self._ask = ask
+
+    def absent(self, service: str, problem: str) -> None:
+        """The supervisor's answer: see :class:`hostproxy.control.messages.Absent`."""
+        if self._tables is not None:
+            self._waiting.absent(service, problem)
+
+    def supervisor_lost(self) -> None:
+        """Nobody answers what was asked."""
+        if self._tables is not None:
+            self._waiting.give_up("hostproxy's supervisor went away while it was looked up")
+
+    def used(self) -> tuple[str, ...]:
+        """The services that were called since the last time."""
+        return self._tables.used() if self._tables is not None else ()
 
     def _tick(self) -> None:
         self._deadlines.tick(self._reactor.seconds())
@@ -232,7 +260,8 @@ class Traffic:
             if flags == "DC":
                 exchange.cancel(flags, "the client's connection was lost")
                 return b""
-            refusal = Refusal(503, flags, "destination_unavailable", f"{destination.name} can't be reached")
+            text = destination.unsuitable or f"{destination.key} can't be reached"
+            refusal = Refusal(503, flags, "destination_unavailable", text)
             exchange.status, exchange.flags, exchange.details = refusal.status, refusal.flags, refusal.details
             exchange.complete()
             return reply(refusal, exchange.request_id, True, False)
@@ -256,6 +285,7 @@ class Traffic:
             done.callback(None)
             return done
         self._surroundings.draining = True
+        self._waiting.close("hostproxy is leaving")  # who leaves gets no more news
         self._reactor.callLater(DRAIN_GRACE, self._close_unused)
         self._drain_deadline = self._reactor.callLater(seconds, self._cut_all)
         waiting = LoopingCall(self._check_drained)
@@ -305,6 +335,7 @@ class Traffic:
             "connections": len(self._surroundings.connections),
             "requests": sum(1 for one in self._surroundings.connections if one.exchange is not None),
             "tunnels": len(self._joiner.joints) + len(self._tunnels),
+            "waiting": len(self._waiting),
             "handshakes": len(self._mesh_port.under_way),
             "listeners": sorted(self._acceptors),
             "endpoints": self._tables.described(),

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 # Seconds between telemetry: what admin shows is that old at most.
 TELEMETRY = 1.0
 
+# Seconds between telling the supervisor which services are called, so that it goes on watching them.
+USED = 60.0
+
 # How long leaving may wait for the access log, twice (seconds): the supervisor kills after one second.
 LAST_LINES = 0.4
 
@@ -69,6 +72,18 @@ class Carrier(Protocol):
     def drain(self, seconds: float) -> Deferred[None]:
         """Accept nothing; fires when the last connection has gone or the time is up."""
 
+    def ask_with(self, ask: Callable[[str], bool]) -> None:
+        """Ask the supervisor for services that are not in the snapshot with this; false: there is no supervisor."""
+
+    def absent(self, service: str, problem: str) -> None:
+        """There is no such service, or it can't be known."""
+
+    def supervisor_lost(self) -> None:
+        """What was asked is not going to be answered."""
+
+    def used(self) -> tuple[str, ...]:
+        """The services that were called since the last time."""
+
     def describe(self) -> dict[str, object]:
         """What it does now, to be shown."""
 
@@ -88,6 +103,7 @@ class Worker:
     ) -> None:
         self._reactor = reactor
         self._carrier = carrier
+        carrier.ask_with(self._ask)
         self._metrics = metrics
         self._set_log_level = set_log_level
         self._open_access_log = open_access_log
@@ -104,6 +120,7 @@ class Worker:
         self._left = False
         self._lag = 0.0
         self._due = 0.0
+        self._used_due = 0.0
 
     def start(self, sock: socket.socket, directory: str) -> None:
         """Begin to listen to the supervisor on ``sock``, with a door in ``directory``."""
@@ -113,7 +130,9 @@ class Worker:
             # Only taking over suffers from it, so it is no reason not to serve.
             self.log.error("no door in {directory}: {error}", directory=directory, error=error)
         self._channel = Channel(self._reactor, sock, messages.Down, self)
-        self._due = self._reactor.seconds() + TELEMETRY
+        now = self._reactor.seconds()
+        self._due = now + TELEMETRY
+        self._used_due = now + USED
         self._reactor.callLater(TELEMETRY, self._report)
 
     # From the supervisor
@@ -130,6 +149,8 @@ class Worker:
             case messages.Listen():
                 assert descriptor is not None
                 self._listen(message.listener, socket.socket(fileno=descriptor))
+            case messages.Absent():
+                self._carrier.absent(message.service, message.problem)
             case messages.Close():
                 self._close(message.listener_id)
             case messages.Drain():
@@ -203,6 +224,20 @@ class Worker:
         self._watch_access_log()
         self._reactor.callLater(TELEMETRY, self._report)
         self._send_telemetry()
+        if now >= self._used_due:
+            self._used_due = now + USED
+            self._send_used()
+
+    def _ask(self, service: str) -> bool:
+        """Ask for a service that a request has named; says whether there is anybody to answer."""
+        self._send(messages.Wanted(service))
+        return self._channel is not None
+
+    def _send_used(self) -> None:
+        if self._channel is not None and self._snapshot is not None and self._snapshot.first_use:
+            used = self._carrier.used()
+            if used:
+                self._send(messages.Used(used))
 
     def _watch_access_log(self) -> None:
         """Tell when the access log can't be written, and when it can again."""
@@ -259,6 +294,7 @@ class Worker:
     def channel_lost(self, reason: str) -> None:
         """See :class:`hostproxy.control.channel.Owner`."""
         self._channel = None
+        self._carrier.supervisor_lost()
         if self._draining:
             return
         if not self._ready:

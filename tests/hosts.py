@@ -14,7 +14,7 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from hostproxy.limits import Limits
-from hostproxy.snapshot import Delta, Identity, Instance, Listener, Local, Service, Snapshot
+from hostproxy.snapshot import Delta, Identity, Listener, Local, Place, Service, Snapshot
 from hostproxy.telemetry.access_log import AccessRecord
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.traffic import Traffic
@@ -36,8 +36,18 @@ def identities(*names: str) -> dict[str, Identity]:
     return {name: identity(name) for name in names}
 
 
-def service(name: str, *instances: Instance, **policy: Any) -> Service:
-    return Service(name, instances=instances, **policy)
+def place(address: str, secure: bool = True, datacenter: str = "dc1", weight: int = 1) -> Place:
+    """A host's mesh port, or an instance in plain text."""
+    return Place(address, secure, datacenter, weight)
+
+
+def service(name: str, *places: Place, **policy: Any) -> Service:
+    return Service(name, places=places, **policy)
+
+
+def key(one: Service) -> str:
+    """As which destination a snapshot has it."""
+    return f"{one.subset}.{one.name}" if one.subset else one.name
 
 
 def snapshot(
@@ -60,7 +70,7 @@ def snapshot(
         "access_log": None,
         "authorities": authority().pem,
         "identities": identities(*names),
-        "services": {one.name: one for one in services},
+        "services": {key(one): one for one in services},
         "locals": {one.name: one for one in locals_},
         "listeners": (),
         **rest,
@@ -87,8 +97,16 @@ class Host:
         self.records = Records()
         self.traffic = Traffic(loop.reactor, self.metrics, self.records, Logger())  # type: ignore[arg-type]
         self.snapshot = first
+        self.asked: list[str] = []  # the services that the supervisor was asked for
+        self.supervised = True
+        self.traffic.ask_with(self._ask)
         self.traffic.apply(first)
         self.passed = 0.0
+
+    def _ask(self, service: str) -> bool:
+        if self.supervised:
+            self.asked.append(service)
+        return self.supervised
 
     def listen(self, kind: str, name: str = "", caller: str = "cart", path: str = "") -> Any:
         """Open a listener and return its socket's address; ``path`` makes it a Unix socket."""
@@ -140,6 +158,7 @@ class Host:
         self.loop.settle()
         traffic = self.traffic
         assert traffic._open() == 0
+        assert len(traffic._waiting) == 0
         assert len(traffic._deadlines) == 0
         assert traffic._tables is not None
         assert traffic._tables.connections() == (0, 0)

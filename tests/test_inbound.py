@@ -125,6 +125,23 @@ def test_connect_is_not_carried(loop: Loop) -> None:
     assert bench.origin.pending() is None
 
 
+def test_a_service_whose_checks_fail(loop: Loop) -> None:
+    bench = Bench(loop, failing="no instance of payments passes its check: GET /healthz: 500")
+    _, server = bench.ask()
+    (refusal,) = server.refusals
+    assert (refusal.status, refusal.flags) == (503, "LH")
+    assert "GET /healthz: 500" in refusal.details
+    assert bench.origin.pending() is None
+    series = bench.metrics.requests("inbound", "cart", "payments", "", True)
+    assert (series.codes, series.in_flight) == ({(b"GET", 503, "LH"): 1}, 0)
+
+
+def test_who_may_not_call_does_not_hear_of_failing_checks(loop: Loop) -> None:
+    bench = Bench(loop, failing="they fail", default_allow=False, default_reason="policy.toml:2")
+    _, server = bench.ask()
+    assert [refusal.flags for refusal in server.refusals] == ["UAEX"]
+
+
 def test_the_service_s_timeout_counts_from_the_head(loop: Loop) -> None:
     bench = Bench(loop, timeout=2.0)
     exchange, server = bench.ask()

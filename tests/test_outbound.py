@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hostproxy.snapshot import Instance
-from tests.hosts import Host, make_host, service, snapshot
+from tests.hosts import Host, make_host, place, service, snapshot
 from tests.support import Listening, Loop, Peer, closed_port, loop
 
 __all__ = ["loop", "make_host"]
@@ -19,7 +18,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 def plain(loop: Loop, make: Make, **policy: object) -> tuple[Host, Listening]:
     """A host that may reach payments in plain text: the path without TLS."""
     origin = Listening(loop)
-    one = service("payments", Instance("payments", "h2", origin.address), permissive=True, **policy)
+    one = service("payments", place(origin.address, secure=False), **policy)
     return make(snapshot((one,))), origin
 
 
@@ -93,11 +92,39 @@ def test_a_service_without_endpoints(make_host: Make, loop: Loop) -> None:
     assert host.flags() == ["UH"]
 
 
-def test_plain_text_is_not_the_way_out_where_policy_does_not_permit_it(make_host: Make, loop: Loop) -> None:
-    origin = Listening(loop)
-    host = make_host(snapshot((service("payments", Instance("payments", "h2", origin.address)),)))
-    assert asked(host, b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n").until(END).startswith(b"HTTP/1.1 503 ")
-    assert origin.pending() is None
+def test_why_there_is_no_endpoint_is_told(make_host: Make, loop: Loop) -> None:
+    one = service("payments", obstacle="payments: policy does not permit plain text")
+    host = make_host(snapshot((one,)))
+    client = asked(host, b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
+    reply = client.until(END)
+    assert reply.startswith(b"HTTP/1.1 503 ")
+    assert b"policy does not permit plain text" in reply
+    assert host.flags() == ["UH"]
+
+
+@pytest.mark.parametrize("name", [b"v2.payments", b"v2.payments.mesh"])
+def test_a_subset_is_reached_by_its_name_and_counted_with_its_service(
+    make_host: Make, loop: Loop, name: bytes
+) -> None:
+    all_, v2 = Listening(loop), Listening(loop)
+    services = (
+        service("payments", place(all_.address, secure=False)),
+        service("payments", place(v2.address, secure=False), subset="v2"),
+    )
+    host = make_host(snapshot(services))
+    client = asked(host, b"GET / HTTP/1.1\r\nHost: %b\r\n\r\n" % name)
+    there = v2.accept()
+    there.until(END)
+    there.send(OK)
+    client.until(END + b"ok")
+    assert all_.pending() is None
+    assert host.records.lines[0].dest == "payments"
+    assert host.metrics.requests("outbound", "cart", "payments", "", False).codes == {(b"GET", 200, "-"): 1}
+
+
+def test_a_subset_without_endpoints_is_named(make_host: Make, loop: Loop) -> None:
+    host = make_host(snapshot((service("payments", subset="v2"),)))
+    assert b"service v2.payments has" in asked(host, b"GET / HTTP/1.1\r\nHost: v2.payments\r\n\r\n").until(END)
 
 
 def test_the_service_s_timeout(make_host: Make, loop: Loop) -> None:
@@ -111,11 +138,9 @@ def test_the_service_s_timeout(make_host: Make, loop: Loop) -> None:
 
 def test_instances_that_refuse_are_passed_over(make_host: Make, loop: Loop) -> None:
     origin = Listening(loop)
-    instances = [Instance("payments", f"h{number}", closed_port()) for number in range(2)]
-    live = Instance("payments", "h9", origin.address)
-    host = make_host(
-        snapshot((service("payments", *instances, live, permissive=True, balance="round-robin"),))
-    )
+    dead = [place(closed_port(), secure=False) for _ in range(2)]
+    live = place(origin.address, secure=False)
+    host = make_host(snapshot((service("payments", *dead, live, balance="round-robin"),)))
     address = host.listen("proxy")
     there: Peer | None = None
     for _ in range(6):

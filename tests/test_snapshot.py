@@ -6,7 +6,7 @@ import gc
 
 import msgspec
 
-from hostproxy.snapshot import Identity, Instance
+from hostproxy.snapshot import Identity, Place
 
 IDENTITY = Identity("cart", "spiffe://example.test/service/cart", b"certificate", b"PRIVATE KEY")
 
@@ -21,5 +21,5 @@ def test_the_key_travels_all_the_same() -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(IDENTITY), type=Identity) == IDENTITY
 
 
-def test_the_collector_does_not_look_at_instances() -> None:
-    assert not gc.is_tracked(Instance("payments", "h1", "10.0.0.1:9000", tags=("blue",)))
+def test_the_collector_does_not_look_at_places() -> None:
+    assert not gc.is_tracked(Place("10.0.0.1:15443", True, "dc1", 3))

@@ -6,12 +6,12 @@ from random import Random
 import pytest
 
 from hostproxy.net.deadlines import Deadlines
-from hostproxy.snapshot import AllowRule, Delta, Instance, Local, Service, Snapshot
-from hostproxy.tables import MAX_CALLERS, Tables
+from hostproxy.snapshot import AllowRule, Delta, Local, Place, Service, Snapshot
+from hostproxy.tables import MAX_CALLERS, MAX_USED, Tables
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.upstream.destination import Destination
 from hostproxy.upstream.dial import Dialling
-from tests.hosts import identities, service, snapshot
+from tests.hosts import identities, place, service, snapshot
 from tests.identity.crafting import CART, authority, good
 from tests.support import Loop, loop
 
@@ -30,20 +30,12 @@ def make(loop: Loop) -> Iterator[Make]:
     return make
 
 
-def at(host: int, weight: int = 1, mesh: bool = True, datacenter: str = "", port: int = 9000) -> Instance:
-    address = f"10.0.0.{host}"
-    return Instance(
-        "payments",
-        f"h{host}",
-        f"{address}:{port}",
-        f"{address}:15443" if mesh else "",
-        datacenter,
-        weight=weight,
-    )
+def at(host: int, weight: int = 1, mesh: bool = True, datacenter: str = "dc1") -> Place:
+    return place(f"10.0.0.{host}:{15443 if mesh else 9000}", mesh, datacenter, weight)
 
 
-def payments(*instances: Instance, **policy: object) -> Service:
-    return service("payments", *instances, **policy)
+def payments(*places: Place, **policy: object) -> Service:
+    return service("payments", *places, **policy)
 
 
 def places(destination: Destination) -> dict[str, tuple[int, bool]]:
@@ -51,11 +43,12 @@ def places(destination: Destination) -> dict[str, tuple[int, bool]]:
     return {one.label: (one.weight, one.security is not None) for one in destination.endpoints}
 
 
-def test_the_instances_of_a_host_are_one_endpoint_with_their_weights(make: Make) -> None:
-    tables = make(snapshot((payments(at(1), at(1, 2, port=9001), at(2)),)))
+def test_each_place_is_an_endpoint_with_its_weight(make: Make) -> None:
+    tables = make(snapshot((payments(at(1, 3), at(2), at(3, mesh=False)),)))
     assert places(tables.outbound("cart", "payments")) == {
         "10.0.0.1:15443": (3, True),
         "10.0.0.2:15443": (1, True),
+        "10.0.0.3:9000": (1, False),
     }
 
 
@@ -70,26 +63,50 @@ def test_what_is_shown_and_expected_at_an_endpoint(make: Make) -> None:
     assert http.security.context is not tcp.security.context
 
 
-def test_without_a_hostproxy_only_where_policy_permits_it(make: Make) -> None:
-    instances = (at(1), at(2, mesh=False))
-    strict = make(snapshot((payments(*instances),))).outbound("cart", "payments")
-    assert places(strict) == {"10.0.0.1:15443": (1, True)}
-    lenient = make(snapshot((payments(*instances, permissive=True),))).outbound("cart", "payments")
-    assert places(lenient) == {"10.0.0.1:15443": (1, True), "10.0.0.2:9000": (1, False)}
-
-
-def test_weight_0_takes_no_traffic(make: Make) -> None:
-    tables = make(snapshot((payments(at(1, 0), at(2)),)))
-    assert places(tables.outbound("cart", "payments")) == {"10.0.0.2:15443": (1, True)}
-
-
-def test_the_own_datacenter_goes_first_and_another_is_asked_by_its_name(make: Make) -> None:
-    both = (at(1), at(2, datacenter="dc2"), at(3, datacenter="dc1"))
-    near = make(snapshot((payments(*both),))).outbound("cart", "payments")
-    assert set(places(near)) == {"10.0.0.1:15443", "10.0.0.3:15443"}
-    (far,) = make(snapshot((payments(both[1]),))).outbound("cart", "payments").endpoints
+def test_a_host_of_another_datacenter_is_asked_by_its_name(make: Make) -> None:
+    tables = make(snapshot((payments(at(1), at(2, datacenter="dc2")),)))
+    near, far = tables.outbound("cart", "payments").endpoints
+    assert near.security is not None
     assert far.security is not None
     assert far.security.server_name == "payments.dc2.mesh.test"
+    assert far.security.expected == near.security.expected
+
+
+def test_a_subset_is_a_destination_of_its_own_with_the_name_of_its_service(make: Make) -> None:
+    tables = make(snapshot((payments(at(1), at(2)), payments(at(2, 5), subset="v2", timeout=3.0))))
+    whole, subset = tables.outbound("cart", "payments"), tables.outbound("cart", "v2.payments")
+    assert places(subset) == {"10.0.0.2:15443": (5, True)}
+    assert (subset.name, subset.key, subset.timeout) == ("payments", "v2.payments", 3.0)
+    assert (whole.name, whole.key) == ("payments", "payments")
+    assert subset.series is whole.series
+    (endpoint,) = subset.endpoints
+    assert endpoint.security is not None
+    assert endpoint.security.server_name == "payments.dc1.mesh.test"
+    assert endpoint.security.expected == "spiffe://mesh.test/service/payments"
+    assert endpoint.service == "payments"
+    rows = tables.described()["outbound"]
+    assert isinstance(rows, list)
+    assert sorted(row["service"] for row in rows) == ["payments", "payments", "v2.payments"]
+
+
+def test_a_change_of_a_subset_leaves_the_service_alone(make: Make) -> None:
+    tables = make(snapshot((payments(at(1)), payments(at(1), subset="v2"))))
+    whole, before = tables.outbound("cart", "payments"), tables.outbound("cart", "v2.payments")
+    tables.change(Delta(version=2, services={"v2.payments": payments(at(2), subset="v2")}))
+    assert tables.outbound("cart", "payments") is whole
+    assert not whole.endpoints[0].retired
+    assert before.endpoints[0].retired
+    assert list(places(tables.outbound("cart", "v2.payments"))) == ["10.0.0.2:15443"]
+
+
+def test_why_there_is_no_endpoint(make: Make) -> None:
+    tables = make(snapshot((payments(obstacle="all are in maintenance"), service("db", at(1), protocol="tcp"))))
+    assert tables.outbound("cart", "payments").unsuitable == "all are in maintenance"
+    assert tables.outbound_tcp("cart", "payments").unsuitable == "all are in maintenance"
+    by_requests = tables.outbound("cart", "db")
+    assert "relayed as bytes" in by_requests.unsuitable
+    assert by_requests.endpoints == []
+    assert tables.outbound_tcp("cart", "db").unsuitable == ""
 
 
 def test_the_same_question_has_the_same_answer(make: Make) -> None:
@@ -126,6 +143,16 @@ def test_a_change_keeps_the_endpoints_that_stay(make: Make) -> None:
     assert before["10.0.0.1:15443"].retired
     assert not before["10.0.0.2:15443"].retired
     assert destination.timeout == 3.0
+
+
+def test_a_change_of_weights_alone_keeps_every_endpoint(make: Make) -> None:
+    tables = make(snapshot((payments(at(1), at(2), at(3, mesh=False)),)))
+    before = tables.outbound("cart", "payments").endpoints
+    tables.change(Delta(version=2, services={"payments": payments(at(3, 2, False), at(2, 9), at(1, 4))}))
+    after = tables.outbound("cart", "payments")
+    assert after.endpoints == [*reversed(before)]
+    assert [one.weight for one in after.endpoints] == [2, 9, 4]
+    assert not any(one.retired for one in before)
 
 
 def test_a_change_of_one_service_leaves_the_others_alone(make: Make) -> None:
@@ -180,13 +207,23 @@ def test_new_authorities_mean_new_connections_for_all(make: Make) -> None:
     assert cart.endpoints[0].retired
 
 
-def test_another_datacenter_is_another_server_name(make: Make) -> None:
+def test_a_place_that_moves_to_another_datacenter_has_another_server_name(make: Make) -> None:
     tables = make(snapshot((payments(at(1)),)))
     old = tables.outbound("cart", "payments").endpoints[0]
-    tables.apply(snapshot((payments(at(1)),), datacenter="dc9"))
+    tables.apply(snapshot((payments(at(1, datacenter="dc9")),), datacenter="dc9"))
     (new,) = tables.outbound("cart", "payments").endpoints
     assert new.security is not None
     assert new.security.server_name == "payments.dc9.mesh.test"
+    assert old.retired
+
+
+def test_another_trust_domain_is_another_server_name(make: Make) -> None:
+    tables = make(snapshot((payments(at(1)),)))
+    old = tables.outbound("cart", "payments").endpoints[0]
+    tables.apply(snapshot((payments(at(1)),), trust_domain="other.test"))
+    (new,) = tables.outbound("cart", "payments").endpoints
+    assert new.security is not None
+    assert new.security.server_name == "payments.dc1.other.test"
     assert old.retired
 
 
@@ -219,6 +256,62 @@ def test_a_change_of_a_local_service_keeps_the_instances_that_stay(make: Make) -
     assert all(one.retired for one in after.endpoints)
 
 
+def test_a_local_service_whose_checks_fail_has_no_endpoint_until_they_pass(make: Make) -> None:
+    healthy = Local("cart", "http", ("127.0.0.1:80",))
+    tables = make(snapshot((), (healthy,)))
+    local = tables.local("cart")
+    assert local is not None
+    (endpoint,) = local.endpoints
+    tables.change(Delta(version=2, locals={"cart": Local("cart", "http", ("127.0.0.1:80",), failing="GET: 500")}))
+    failing = tables.local("cart")
+    assert failing is not None
+    for destination in (failing.destination("shop"), failing.tcp("shop")):
+        assert destination.choose((), 0.0) is None
+        assert (destination.unsuitable, destination.lacking) == ("GET: 500", "LH")
+    assert not endpoint.retired, "its requests under way may finish, and it may come back"
+    tables.change(Delta(version=3, locals={"cart": healthy}))
+    again = tables.local("cart")
+    assert again is not None
+    assert again.destination("shop").choose((), 0.0) is endpoint
+    assert again.destination("shop").lacking == "UH"
+
+
+def called(tables: Tables, service: str, times: int = 1, caller: str = "cart") -> None:
+    for _ in range(times):
+        tables.outbound(caller, service).series.record(b"GET", 200, "-", 0.1, 0.1, 0, 0)
+
+
+def test_services_that_were_called_since_the_last_time(make: Make) -> None:
+    names = ("host", "cart", "shop")
+    tables = make(snapshot((payments(at(1)), payments(at(1), subset="v2"), service("stock")), names=names))
+    assert tables.used() == ()
+    called(tables, "stock")
+    called(tables, "payments", 3)
+    assert tables.used() == ("payments", "stock")
+    assert tables.used() == ()
+    called(tables, "v2.payments", caller="shop")
+    assert tables.used() == ("payments",)
+    tables.change(Delta(version=2, services={"payments": payments(at(2))}))
+    assert tables.used() == (), "a change is no call"
+    endpoint = tables.outbound("cart", "payments").endpoints[0]
+    endpoint.in_flight = 1  # a tunnel of an hour
+    assert tables.used() == ("payments",)
+    assert tables.used() == ("payments",)
+    endpoint.in_flight = 0
+    assert tables.used() == ()
+
+
+def test_only_the_most_called_are_told(make: Make) -> None:
+    count = MAX_USED + 10
+    tables = make(snapshot(tuple(service(f"s{number}") for number in range(count))))
+    # Beyond the bound of metrics all count in one series, so each of those is as used as all of them.
+    for number in range(count):
+        called(tables, f"s{number}", 2 if number == count - 1 else 1)
+    used = tables.used()
+    assert len(used) == MAX_USED
+    assert f"s{count - 1}" in used
+
+
 def test_callers_of_a_local_service_are_bounded(make: Make) -> None:
     tables = make(snapshot((), (Local("cart", "http", ("127.0.0.1:80",)),)))
     local = tables.local("cart")
@@ -237,18 +330,13 @@ def test_which_services_are_relayed_as_bytes(make: Make, protocol: str, expected
     assert not tables.is_tcp("nobody")
 
 
-def test_ten_thousand_instances_take_no_time_worth_mentioning(make: Make) -> None:
+def test_ten_thousand_places_take_no_time_worth_mentioning(make: Make) -> None:
     import time
 
     tables = make(snapshot((payments(at(1)),)))
     tables.outbound("cart", "payments")
     many = [
-        Instance(
-            "payments",
-            f"h{number}",
-            f"10.1.{number // 250}.{number % 250}:80",
-            f"10.1.{number // 250}.{number % 250}:15443",
-        )
+        place(f"10.1.{number // 250}.{number % 250}:15443")
         for number in range(10_000)
     ]
     tables.change(Delta(version=2, services={"payments": payments(*many)}))

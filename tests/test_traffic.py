@@ -5,13 +5,14 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from hostproxy.identity.contexts import client_context
 from hostproxy.net import listen
-from hostproxy.snapshot import AllowRule, Instance, Local
+from hostproxy.snapshot import AllowRule, Local
 from hostproxy.traffic import connections_for
-from tests.hosts import Host, identity, make_host, service, snapshot
+from tests.hosts import Host, identity, make_host, place, service, snapshot
 from tests.identity.crafting import TRUST_DOMAIN, authority
 from tests.support import Listening, Loop, Peer, black_hole, loop
 
@@ -40,8 +41,8 @@ class Mesh:
             )
         )
         address = self.far.listen("mesh")
-        instance = Instance("payments", "h2", self.origin.address, mesh=f"127.0.0.1:{address[1]}")
-        self.near = make(snapshot((service("payments", instance, protocol=protocol),), connect_ports=(9000,)))
+        there = place(f"127.0.0.1:{address[1]}")
+        self.near = make(snapshot((service("payments", there, protocol=protocol),), connect_ports=(9000,)))
         self.mesh_address = address
         self.proxy_address: tuple[str, int] | None = None
 
@@ -224,7 +225,7 @@ def test_and_nothing_else(make_host: Make, loop: Loop, protocol: str, target: by
 def test_a_client_that_leaves_during_connect_ends_its_request(make_host: Make, loop: Loop) -> None:
     host = make_host(
         snapshot(
-            (service("db", Instance("db", "h2", "127.0.0.1:1", mesh=black_hole(loop)), protocol="tcp"),),
+            (service("db", place(black_hole(loop)), protocol="tcp"),),
             connect_ports=(5432,),
         )
     )
@@ -261,6 +262,49 @@ def test_a_denied_connection(make_host: Make, loop: Loop) -> None:
     assert client.end == "reset"
     assert mesh.origin.pending() is None
     assert mesh.far.flags() == ["UAEX"]
+
+
+@pytest.mark.parametrize("protocol", ["http", "tcp"])
+def test_a_service_whose_checks_fail_and_pass_again(make_host: Make, loop: Loop, protocol: str) -> None:
+    mesh = Mesh(make_host, loop, protocol)
+    address = mesh.near.listen("upstream", "payments")
+    healthy = mesh.far.snapshot.locals["payments"]
+    mesh.far.change(locals={"payments": msgspec.structs.replace(healthy, failing="GET /healthz: 500")})
+    client = mesh.near.client(address)
+    if protocol == "http":
+        client.send(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
+        reply = client.until(b"(LH)\n")
+        assert reply.startswith(b"HTTP/1.1 503 ")
+        assert b"GET /healthz: 500" in reply
+    else:
+        client.all()
+        assert client.end == "reset"
+        assert mesh.far.metrics.tcp("inbound", "cart", "payments", True).closed == {"LH": 1}
+    assert mesh.far.flags() == ["LH"]
+    assert mesh.origin.pending() is None
+    mesh.far.change(locals={"payments": healthy})
+    client = mesh.near.client(address)
+    client.send(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
+    origin = mesh.origin.accept()
+    origin.until(END)
+    origin.send(OK)
+    assert client.until(END + b"ok")
+    client.close()
+    origin.close()
+
+
+def test_a_change_of_weights_alone_opens_and_closes_no_connection(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    client = mesh.proxied()
+    origin = mesh.origin.accept()
+    (there,) = mesh.near.snapshot.services["payments"].places
+    for weight in (1, 7):  # the first is no change at all
+        mesh.near.change(services={"payments": service("payments", msgspec.structs.replace(there, weight=weight))})
+        origin.until(END)
+        origin.send(OK)
+        client.until(END + b"ok")
+        client.send(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
+    assert mesh.near.counts("tls_handshakes_total") == {("client", "ok", ""): 1}
 
 
 def test_a_peer_cannot_connect_through_the_mesh_port(make_host: Make, loop: Loop) -> None:

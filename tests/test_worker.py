@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred
 
+from hostproxy import worker as worker_module
+from hostproxy.control import channel as channel_module
 from hostproxy.control import messages
 from hostproxy.control.channel import Channel, pair
 from hostproxy.control.door import knock
@@ -29,6 +31,21 @@ class Carrier:
         self.sockets: dict[str, socket.socket] = {}
         self.drained: Deferred[None] = Deferred()
         self.logs: list[Any] = []
+        self.ask: Callable[[str], bool] = lambda service: False
+        self.uses: tuple[str, ...] = ()
+
+    def ask_with(self, ask: Callable[[str], bool]) -> None:
+        self.ask = ask
+
+    def absent(self, service: str, problem: str) -> None:
+        self.told.append((service, problem))
+
+    def supervisor_lost(self) -> None:
+        self.told.append("alone")
+
+    def used(self) -> tuple[str, ...]:
+        uses, self.uses = self.uses, ()
+        return uses
 
     def apply(self, snapshot: Snapshot) -> None:
         if snapshot.zone == "bad":
@@ -181,6 +198,59 @@ def test_pings_are_answered(scene: Scene) -> None:
 def test_counters_come_by_themselves(scene: Scene) -> None:
     scene.serve()
     scene.reactor.until(lambda: [one for one in scene.supervisor.heard if isinstance(one, messages.Telemetry)], 3.0)
+
+
+def test_services_that_are_not_known_are_asked_for(scene: Scene) -> None:
+    scene.serve()
+    assert scene.carrier.ask("payments")
+    assert scene.answers() == [messages.Wanted("payments")]
+    scene.say(messages.Absent("payments", "Consul is away"))
+    assert scene.carrier.told[-1] == ("payments", "Consul is away")
+
+
+def test_without_a_supervisor_nobody_is_asked_until_the_next_one_comes(scene: Scene) -> None:
+    scene.serve()
+    scene.die()
+    assert scene.carrier.told[-1] == "alone"
+    assert not scene.carrier.ask("payments")
+    scene.visit()
+    scene.say(messages.HandOver())
+    assert scene.carrier.ask("payments")
+    assert scene.answers() == [messages.Wanted("payments")]
+
+
+def test_a_supervisor_that_does_not_read_is_no_one_to_ask(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.serve()
+    monkeypatch.setattr(channel_module, "QUEUE_BYTES", 0)
+    assert not scene.carrier.ask("payments")
+    assert scene.carrier.told[-1] == "alone"
+
+
+def used(scene: Scene) -> list[Any]:
+    """What the supervisor heard of services that were called."""
+    return [message for message in scene.supervisor.heard if isinstance(message, messages.Used)]
+
+
+def test_services_that_were_called_are_told_now_and_then(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "TELEMETRY", 0.01)
+    monkeypatch.setattr(worker_module, "USED", 0.05)
+    scene.worker._used_due = 0.0
+    scene.say(messages.Apply(snapshot(1, first_use=2.0)), messages.Listen(MESH))
+    scene.carrier.uses = ("payments", "stock")
+    scene.reactor.until(lambda: used(scene))
+    scene.carrier.uses = ("payments",)
+    scene.reactor.until(lambda: len(used(scene)) == 2)
+    assert used(scene) == [messages.Used(("payments", "stock")), messages.Used(("payments",))]
+
+
+def test_where_nothing_is_looked_up_nothing_is_told(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "TELEMETRY", 0.001)
+    monkeypatch.setattr(worker_module, "USED", 0.0)
+    scene.worker._used_due = 0.0
+    scene.serve()
+    scene.carrier.uses = ("payments",)
+    scene.reactor.until(lambda: len(scene.supervisor.heard) > 3)
+    assert used(scene) == []
 
 
 def test_log_levels_and_access_logs(scene: Scene) -> None:

@@ -48,6 +48,15 @@ class Owner(Protocol):
     def worker_gone(self, worker: int) -> None:
         """A process has ended: its counters are final."""
 
+    def service_wanted(self, handle: Handle, service: str) -> None:
+        """Requests to a worker wait for a service that it was not told of.
+
+        The answer is a target with the service, for all workers, or ``handle.absent(service)``.
+        """
+
+    def services_used(self, services: tuple[str, ...]) -> None:
+        """A worker carried traffic to these services in the last minute."""
+
     def socket_received(self, listener: Listener, sock: socket.socket) -> None:
         """A worker that was adopted handed over a listening socket."""
 
@@ -322,6 +331,14 @@ class Crew:
     def worker_counted(self, handle: Handle, export: bytes) -> None:
         """Pass its counters on."""
         self._owner.worker_counted(handle.state.id, export)
+
+    def worker_wants(self, handle: Handle, service: str) -> None:
+        """Pass it on."""
+        self._owner.service_wanted(handle, service)
+
+    def worker_used(self, handle: Handle, services: tuple[str, ...]) -> None:
+        """Pass it on."""
+        self._owner.services_used(services)
 
     def worker_handed_over(self, handle: Handle) -> None:
         """Pass it on."""

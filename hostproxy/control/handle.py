@@ -69,6 +69,12 @@ class Owner(Protocol):
     def worker_counted(self, handle: Handle, export: bytes) -> None:
         """Its counters of now."""
 
+    def worker_wants(self, handle: Handle, service: str) -> None:
+        """Requests wait for a service that is not in the snapshot: to be answered with a target or ``absent``."""
+
+    def worker_used(self, handle: Handle, services: tuple[str, ...]) -> None:
+        """It carried traffic to these services in the last minute."""
+
     def worker_strayed(self, handle: Handle) -> None:
         """It was adopted, and broke the channel before it was told to leave."""
 
@@ -148,6 +154,15 @@ class Handle:
     def ask_for_sockets(self) -> None:
         """Let a worker that was found behind its door hand over what it listens on."""
         self._channel.send(messages.HandOver())
+
+    def absent(self, service: str, problem: str = "") -> None:
+        """Answer ``worker_wants``: there is no such service; with a ``problem``, why that can't be said."""
+        if not self._comes(service):
+            self._channel.send(messages.Absent(service, problem))
+
+    def _comes(self, service: str) -> bool:
+        """Whether the worker has a service, or is going to have it as soon as it has applied what is on its way."""
+        return self.accepting and self._target is not None and service in self._target.snapshot.services
 
     def reopen_logs(self) -> None:
         """The access log was rotated."""
@@ -236,6 +251,12 @@ class Handle:
                 if state.phase == "starting":
                     state.phase = "serving"
                 self._owner.worker_ready(self)
+            case messages.Wanted():
+                # Asked while the service was on its way to it: that is the answer.
+                if not self._comes(message.service):
+                    self._owner.worker_wants(self, message.service)
+            case messages.Used():
+                self._owner.worker_used(self, message.services)
             case messages.Draining():
                 state.phase = "draining"
                 self._owner.worker_leaving(self)

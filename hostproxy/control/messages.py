@@ -54,6 +54,16 @@ class SetLogLevel(Message, frozen=True):
     level: str
 
 
+class Absent(Message, frozen=True):
+    """Answer to Wanted: nobody knows such a service; with a ``problem``, why it can't be known now.
+
+    A service that is known comes with the next Change instead.
+    """
+
+    service: str
+    problem: str = ""
+
+
 class Ping(Message, frozen=True):
     """Answer with Pong."""
 
@@ -98,6 +108,21 @@ class Draining(Message, frozen=True):
     """The worker was asked to leave by a signal and accepts no more."""
 
 
+class Wanted(Message, frozen=True):
+    """Requests wait, for a bounded time, for a service that the snapshot in force has not.
+
+    Answered by Change or Absent.
+    """
+
+    service: str
+
+
+class Used(Message, frozen=True):
+    """Services that were called since the last message of this kind; once a minute where Snapshot.first_use is set."""
+
+    services: tuple[str, ...]
+
+
 class Drained(Message, frozen=True):
     """No connection is left, or the time was up. The worker exits now."""
 
@@ -106,8 +131,8 @@ class HandedOver(Message, frozen=True):
     """Every listening socket has been sent."""
 
 
-Down = Apply | Change | Listen | Close | Drain | ReopenLogs | SetLogLevel | Ping | HandOver
-Up = Ready | Applied | Telemetry | Pong | Draining | Drained | HandedOver | Listen
+Down = Apply | Change | Listen | Close | Drain | ReopenLogs | SetLogLevel | Ping | HandOver | Absent
+Up = Ready | Applied | Telemetry | Pong | Wanted | Used | Draining | Drained | HandedOver | Listen
 
 # Messages that a descriptor travels beside.
 WITH_DESCRIPTOR: frozenset[type[Message]] = frozenset({Listen})

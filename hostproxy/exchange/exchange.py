@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hostproxy.net.stream import Stream
     from hostproxy.telemetry.metrics import RequestSeries
     from hostproxy.upstream.destination import Destination
-    from hostproxy.upstream.endpoint import Endpoint, Opening
+    from hostproxy.upstream.endpoint import Endpoint
 
 
 class Responder(Protocol):
@@ -78,6 +78,13 @@ class Requester(Protocol):
 
     def drop(self) -> None:
         """The exchange is over before its end: close the connection, it can't be used again."""
+
+
+class Wait(Protocol):
+    """What an exchange waits for while it has no client: news of its service, or a connection to the endpoint."""
+
+    def forget(self) -> None:
+        """The exchange does not wait any more."""
 
 
 class Path(Protocol):
@@ -141,7 +148,7 @@ class Exchange:
         self.request_bytes = b""  # the head as it goes to the endpoint
         self.request_id = b""
         self.client: Requester | None = None
-        self.waiting: Opening | None = None  # a connection to the endpoint, while there is no client
+        self.waiting: Wait | None = None
         self.target: Destination | None = None  # what the path chose
         self.endpoint: Endpoint | None = None
         self.tried: tuple[Endpoint, ...] = ()

@@ -139,7 +139,7 @@ class Tunnel:
         assert destination is not None
         endpoint = destination.choose(self._tried, self.stream.reactor.now)
         if endpoint is None or len(self._tried) >= MAX_ATTEMPTS:
-            self.refuse("UF" if self._tried else "UH")
+            self.refuse("UF" if self._tried else destination.lacking)
         elif endpoint.full:
             self.refuse("UO")
         else:

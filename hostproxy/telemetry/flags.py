@@ -24,6 +24,9 @@ NO_ROUTE = "NR"
 DENIED = "UAEX"
 STREAM_IDLE = "SI"
 LOCAL_RESET = "LR"
+LOCAL_UNHEALTHY = "LH"
+NOT_LOOKED_UP = "NC"
+OVERLOADED = "OM"
 
 
 class Meaning(NamedTuple):
@@ -64,4 +67,13 @@ MEANINGS: dict[str, Meaning] = {
     DENIED: Meaning("UnauthorizedExternalService", 403, "the policy denies it; denied_by names the rule"),
     STREAM_IDLE: Meaning("StreamIdleTimeout", 504, "no byte moved for [limits] stream_idle"),
     LOCAL_RESET: Meaning("LocalReset", 0, "hostproxy cut it: its drain time was over"),
+    LOCAL_UNHEALTHY: Meaning(
+        "FailedLocalHealthCheck", 503, "the checks of all instances on the service's host fail"
+    ),
+    NOT_LOOKED_UP: Meaning(
+        "NoClusterFound", 503, "the service is named for the first time and could not be looked up in time"
+    ),
+    OVERLOADED: Meaning(
+        "OverloadManagerTerminated", 503, "too many requests wait for services that are named for the first time"
+    ),
 }

@@ -1,4 +1,4 @@
-"""A service as one caller reaches it."""
+"""A service, or a subset of one, as one caller reaches it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 class Destination:
-    """The endpoints of a service for one caller, and what policy says of calling it."""
+    """The endpoints for one caller, and what policy says of calling them."""
 
-    __slots__ = ("_balancer", "endpoints", "name", "secure", "series", "timeout", "unsuitable")
+    __slots__ = ("_balancer", "endpoints", "key", "lacking", "name", "secure", "series", "timeout", "unsuitable")
 
     def __init__(
         self,
@@ -28,12 +28,15 @@ class Destination:
         timeout: float,
         series: RequestSeries,
         random: Callable[[], float],
+        key: str = "",
     ) -> None:
-        """``timeout``: seconds of a whole call, 0 for none."""
-        self.name = name
+        """``timeout``: seconds of a whole call, 0 for none. ``key``: how it is asked for, unless by its name."""
+        self.name = name  # of the service
+        self.key = key or name  # "v2.payments" for a subset
         self.endpoints = endpoints
         self.timeout = timeout
         self.unsuitable = ""  # why there can be no endpoint, for the caller to read
+        self.lacking = "UH"  # the flag of what is refused for that
         self.series = series
         self.secure = any(endpoint.security is not None for endpoint in endpoints)  # reached over mutual TLS
         self._balancer = Balancer(balance, endpoints, random)
@@ -43,11 +46,11 @@ class Destination:
         endpoint = self.choose(exchange.tried, now)
         if endpoint is None or exchange.attempts >= MAX_ATTEMPTS:
             if exchange.tried:
-                text = f"no endpoint of {self.name} could be reached; the last: {exchange.details}"
+                text = f"no endpoint of {self.key} could be reached; the last: {exchange.details}"
                 exchange.refuse(Refusal(503, "UF", "connection_refused", text))
             else:
-                text = self.unsuitable or f"service {self.name} has no endpoint that may be used"
-                exchange.refuse(Refusal(503, "UH", "destination_unavailable", text))
+                text = self.unsuitable or f"service {self.key} has no endpoint that may be used"
+                exchange.refuse(Refusal(503, self.lacking, "destination_unavailable", text))
             return
         endpoint.in_flight += 1
         exchange.endpoint = endpoint

@@ -13,7 +13,7 @@ import pytest
 from hostproxy.control import channel as channel_module
 from hostproxy.control import messages
 from hostproxy.control.channel import Channel, encode, pair
-from hostproxy.snapshot import Delta, Instance, Listener, Service
+from hostproxy.snapshot import Delta, Listener, Place, Service
 from tests.control.conftest import TurnedReactor
 
 LISTENER = Listener("mesh", "mesh", "127.0.0.1:15443")
@@ -55,8 +55,8 @@ def raw(reactor: TurnedReactor) -> tuple[socket.socket, Channel[Any], Recorder]:
 
 
 def big_delta(version: int, count: int) -> messages.Change:
-    instances = tuple(Instance("s", f"host-{n}", f"10.0.0.1:{n + 1}") for n in range(count))
-    return messages.Change(Delta(version=version, services={"s": Service("s", instances=instances)}))
+    places = tuple(Place(f"host-{n}.example.test:{n + 1}", True, "dc1", 1) for n in range(count))
+    return messages.Change(Delta(version=version, services={"s": Service("s", places=places)}))
 
 
 def test_messages_of_both_directions_arrive_in_order(reactor: TurnedReactor) -> None:

@@ -49,6 +49,8 @@ class Owner:
     def __init__(self) -> None:
         self.ready = 0
         self.gone: list[int] = []
+        self.wanted: list[Any] = []
+        self.used: list[tuple[str, ...]] = []
 
     def crew_changed(self) -> None:
         pass
@@ -58,6 +60,12 @@ class Owner:
 
     def worker_counted(self, worker: int, export: bytes) -> None:
         raise AssertionError
+
+    def service_wanted(self, handle: Any, service: str) -> None:
+        self.wanted.append((handle, service))
+
+    def services_used(self, services: tuple[str, ...]) -> None:
+        self.used.append(services)
 
     def worker_gone(self, worker: int) -> None:
         self.gone.append(worker)
@@ -103,6 +111,32 @@ def test_every_place_is_filled_and_the_crew_drains(reactor: TurnedReactor, tmp_p
     assert crew.states == ()
     assert sorted(owner.gone) == [1, 2]
     assert not [call for call in reactor.getDelayedCalls() if call.active()]
+
+
+# Serves like the other, and asks for a service until it gets an answer.
+CURIOUS = OBEDIENT.replace(
+    "encode(messages.Ready(version)))",
+    "encode(messages.Ready(version)) + encode(messages.Wanted('payments')) + encode(messages.Used(('cart',))))",
+).replace(
+    "if isinstance(message, messages.Drain)",
+    "if isinstance(message, messages.Absent): sock.sendall(encode(messages.Wanted('again')))\n"
+    "        if isinstance(message, messages.Drain)",
+)
+
+
+def test_what_workers_want_and_use_is_passed_on_and_answered(reactor: TurnedReactor, tmp_path: Path) -> None:
+    crew, owner = make(reactor, tmp_path, CURIOUS)
+    crew.start(target(), 1)
+    reactor.until(lambda: owner.wanted and owner.used)
+    assert owner.used == [("cart",)]
+    ((handle, service),) = owner.wanted
+    assert service == "payments"
+    handle.absent("payments")
+    reactor.until(lambda: len(owner.wanted) == 2)
+    assert owner.wanted[1][1] == "again"
+    results: list[bool] = []
+    crew.drain(5.0).addCallback(results.append)
+    reactor.until(lambda: results)
 
 
 def test_more_and_fewer_places(reactor: TurnedReactor, tmp_path: Path) -> None:

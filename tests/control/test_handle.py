@@ -16,7 +16,7 @@ from hostproxy.control.handle import DEAD, SILENT, Handle, Target
 from hostproxy.control.process import Vitals
 from hostproxy.control.state import ADOPTED, WorkerState
 from hostproxy.limits import Limits
-from hostproxy.snapshot import Instance, Listener, Service, Snapshot
+from hostproxy.snapshot import Listener, Place, Service, Snapshot
 from tests.control.conftest import TurnedReactor
 
 MESH = Listener("mesh", "mesh", "127.0.0.1:1")
@@ -36,7 +36,7 @@ def snapshot(version: int, services: int = 1, listeners: tuple[Listener, ...] = 
         "authorities": b"",
         "identities": {},
         "services": {
-            f"s{n}": Service(f"s{n}", instances=(Instance(f"s{n}", "h", f"10.0.0.1:{version}"),))
+            f"s{n}": Service(f"s{n}", places=(Place(f"10.0.0.1:{version}", True, "dc1", 1),))
             for n in range(services)
         },
         "locals": {},
@@ -80,6 +80,12 @@ class Owner:
 
     def worker_handed_over(self, handle: Handle) -> None:
         self.events.append("handed over")
+
+    def worker_wants(self, handle: Handle, service: str) -> None:
+        self.events.append(f"wants {service}")
+
+    def worker_used(self, handle: Handle, services: tuple[str, ...]) -> None:
+        self.events.append(services)
 
     def worker_strayed(self, handle: Handle) -> None:
         self.events.append("strayed")
@@ -307,6 +313,50 @@ def test_a_worker_whose_channel_broke_is_replaced_though_it_lives(scene: Scene) 
     scene.reactor.until(lambda: scene.process.signals, 3.0)
     assert scene.process.signals == [signal.SIGTERM]
     assert scene.owner.events == ["ready", "leaving"]
+
+
+def test_a_service_that_is_wanted_comes_or_is_absent(scene: Scene) -> None:
+    scene.handle.tell(scene.target(1, 1))
+    scene.say(messages.Applied(1))
+    scene.say(messages.Wanted("s1"))
+    scene.say(messages.Wanted("nobody"))
+    assert scene.owner.events == ["wants s1", "wants nobody"]
+    scene.heard()
+    scene.handle.tell(scene.target(2, 2))
+    scene.handle.absent("nobody")
+    scene.handle.absent("other", "Consul is away")
+    change, *answers = scene.heard()
+    assert "s1" in change.delta.services
+    assert answers == [messages.Absent("nobody"), messages.Absent("other", "Consul is away")]
+
+
+def test_what_is_wanted_while_it_is_on_its_way_is_not_asked_for_again(scene: Scene) -> None:
+    """The worker asked before it had read what it was told; or an older update is still to be applied first."""
+    scene.handle.tell(scene.target(1, 1))
+    scene.handle.tell(scene.target(2, 2))
+    scene.heard()
+    scene.say(messages.Wanted("s0"))
+    scene.say(messages.Wanted("s1"))
+    assert scene.owner.events == []
+    scene.handle.absent("s1")  # an answer to somebody else's question, from before
+    scene.say(messages.Applied(1))
+    (change,) = scene.heard()
+    assert "s1" in change.delta.services
+
+
+def test_a_worker_that_gets_no_more_updates_is_answered_with_words(scene: Scene) -> None:
+    scene.handle.tell(scene.target(1, 1))
+    scene.handle.drain(10.0)
+    scene.heard()
+    scene.say(messages.Wanted("s0"))
+    assert scene.owner.events == ["wants s0"]
+    scene.handle.absent("s0")
+    assert scene.heard() == [messages.Absent("s0")]
+
+
+def test_services_that_were_used(scene: Scene) -> None:
+    scene.say(messages.Used(("payments", "stock")))
+    assert scene.owner.events == [("payments", "stock")]
 
 
 def test_an_adopted_worker_hands_over(reactor: TurnedReactor) -> None:

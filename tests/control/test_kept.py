@@ -10,8 +10,8 @@ import msgspec
 
 from hostproxy.control import kept as kept_module
 from hostproxy.control.kept import Keeper, Kept, load, path_in, save
+from hostproxy.discovery.catalog import Instance
 from hostproxy.mesh.policy import AllowRule, Policy, ServicePolicy
-from hostproxy.snapshot import Instance
 from tests.control.conftest import TurnedReactor
 
 KEPT = Kept(

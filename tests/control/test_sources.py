@@ -11,8 +11,10 @@ import pytest
 from hostproxy.config import Config, Discovery, IdentityConfig, PolicyConfig
 from hostproxy.control.kept import Kept
 from hostproxy.control.sources import Sources
+from hostproxy.control.state import SourceState, SupervisorState
+from hostproxy.discovery.catalog import Instance
 from hostproxy.mesh.policy import Policy
-from hostproxy.snapshot import Instance
+from hostproxy.telemetry.totals import Totals
 from tests.control.conftest import TurnedReactor
 from tests.integration.host import TRUST_DOMAIN, certificates, replace
 from tests.test_compile import config
@@ -72,6 +74,13 @@ class Scene:
         return Kept(**{**fields, **changes})
 
 
+def states(sources: Sources) -> tuple[SourceState, SourceState, SourceState]:
+    """Catalog, policy, certificates."""
+    state = SupervisorState(software="1", pid=1, started=0.0, config=sources.config, totals=Totals())
+    sources.show(state)
+    return state.catalog_source, state.policy_source, state.identity_source
+
+
 @pytest.fixture
 def scene(reactor: TurnedReactor, tmp_path: Path, pki: Path) -> Any:
     scene = Scene(reactor, tmp_path, pki)
@@ -88,7 +97,7 @@ def test_what_is_in_force_after_the_start(scene: Scene) -> None:
     assert inputs.catalog == {"payments": (INSTANCE,)}
     assert inputs.policy.default_access == "deny"
     assert sorted(inputs.identities.by_name) == ["cart", "host"]
-    assert [state.loaded for state in sources.states()] == [100.0] * 3
+    assert [state.loaded for state in states(sources)] == [100.0] * 3
     assert scene.changes == 0, "the start is no news"
 
 
@@ -110,7 +119,7 @@ def test_without_catalog_and_policy(scene: Scene) -> None:
     assert problems == []
     assert sources.inputs.catalog == {}
     assert sources.inputs.policy is sources.inputs.policy, "every look would be news"
-    assert [state.path for state in sources.states()[:2]] == ["", ""]
+    assert [state.path for state in states(sources)[:2]] == ["", ""]
 
 
 def test_what_was_kept_stands_in_until_the_file_is_good(scene: Scene) -> None:
@@ -119,17 +128,17 @@ def test_what_was_kept_stands_in_until_the_file_is_good(scene: Scene) -> None:
     assert problems == []
     assert sources.inputs.catalog == {"payments": (INSTANCE,)}
     assert sources.inputs.policy.default_access == "deny", "a good file was not taken"
-    state = sources.states()[0]
+    state = states(sources)[0]
     assert (state.kept, state.loaded, state.since) == (True, 50.0, 100.0)
     assert "catalog.toml:1" in state.problems[0]
     scene.time = 200.0
     replace(scene.catalog, "[[nonsense\n")
-    scene.reactor.until(lambda: "[[" not in sources.states()[0].problems[0])
-    assert sources.states()[0].since == 100.0
+    scene.reactor.until(lambda: "[[" not in states(sources)[0].problems[0])
+    assert states(sources)[0].since == 100.0
     replace(scene.catalog, CATALOG.replace("9000", "9001"))
     scene.reactor.until(lambda: scene.changes)
     assert sources.inputs.catalog["payments"][0].address == "10.0.0.2:9001"
-    state = sources.states()[0]
+    state = states(sources)[0]
     assert (state.kept, state.loaded, state.problems, state.since) == (False, 200.0, (), 0.0)
 
 

@@ -31,6 +31,44 @@ def test_a_service_s_own_name_goes_before_a_domain() -> None:
     assert Names(["mesh"], {"a", "a.mesh"}).service(b"a.mesh") == "a.mesh"
 
 
+@pytest.mark.parametrize(
+    ("host", "key"),
+    [
+        (b"v2.payments", "v2.payments"),
+        (b"v2.payments.mesh", "v2.payments"),
+        (b"v3.payments", None),
+        (b"v2.payments.other", None),
+        (b"payments", "payments"),
+    ],
+)
+def test_names_of_subsets(host: bytes, key: str | None) -> None:
+    assert Names(["mesh"], {"payments", "v2.payments"}).service(host) == key
+
+
+@pytest.mark.parametrize(
+    ("host", "service"),
+    [
+        (b"payments", "payments"),
+        (b"payments.mesh", "payments"),
+        (b"payments.svc.local", "payments"),
+        (b"v2.payments", None),
+        (b"v2.payments.mesh", None),
+        (b"payments.other", None),
+        (b"127.0.0.1", None),
+        (b"[::1]", None),
+        (b"pay_ments", None),
+        (b"-payments", None),
+        (b"pay\xffments", None),
+        (b"a" * 64, None),
+        (b"host", None),
+        (b"", None),
+        (b".mesh", None),
+    ],
+)
+def test_what_could_name_a_service(host: bytes, service: str | None) -> None:
+    assert Names(["mesh", "svc.local"], ()).candidate(host) == service
+
+
 def test_services_that_come_are_found_and_those_that_go_are_forgotten() -> None:
     services = {"payments"}
     names = Names(["mesh"], services)
