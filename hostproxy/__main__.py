@@ -11,6 +11,8 @@ COMMANDS = {
     "run": "run the daemon of this host",
     "check": "check a conf.toml, and the catalog, policy and certificates that it names",
     "status": "show what the running daemon does",
+    "services": "show the services that this host knows, and how it knows them",
+    "endpoints": "show where a service runs, and which of its instances are used",
     "certs": "make a development authority and certificates",
     "demo": "see it work: two hosts, two services, mutual TLS between them",
 }

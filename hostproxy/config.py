@@ -7,17 +7,19 @@ write, within which bounds, and what it means. conf.example.toml is held against
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import msgspec
 
 from hostproxy import config_checks
+from hostproxy.config_discovery import DISCOVERY, ConsulConfig, Discovery
 from hostproxy.config_limits import LIMITS
+from hostproxy.config_services import SERVICE, LocalService
 from hostproxy.limits import Limits
 from hostproxy.mesh import addresses, names
 from hostproxy.mesh.document import CONFIG_SIZE, Invalid, Problem, read
 from hostproxy.mesh.findings import Findings
 from hostproxy.mesh.kinds import AnyTable, Fraction, Integer, ListOf, MapOf, Text
-from hostproxy.mesh.policy import PROTOCOLS
 from hostproxy.mesh.schema import Key, Section, Table, Tables
 
 PATH = Text(what="a path")
@@ -68,6 +70,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
 
     service: str
     listen: str
+    subset: str = ""  # of the service, one of policy's; empty: all of it, or policy's default_subset
     caller: str = ""  # a local service or "host"; never empty in a loaded Config
 
 
@@ -89,6 +92,7 @@ UPSTREAM = Table(
     Upstream,
     Key("service", Text(names.service), "the service that is reached here"),
     Key("listen", Text(addresses.listening), "the local address for it, a port or a Unix socket"),
+    Key("subset", Text(names.subset, empty=True), "the subset of its instances, which policy defines"),
     Key("caller", Text(_caller, empty=True), "the service that calls here, as [outbound] caller"),
 )
 
@@ -112,65 +116,6 @@ OUTBOUND = Table(
         '"" is the only [[service]] when there is one, else the host',
     ),
     Key("upstream", Tables(UPSTREAM, most=1000), "a service at a fixed local address", field="upstreams"),
-)
-
-
-class LocalService(msgspec.Struct, frozen=True, kw_only=True):
-    """A service with instances, or callers, on this host."""
-
-    name: str
-    instances: tuple[str, ...] = ()
-    protocol: str = PROTOCOLS[0]
-    tags: tuple[str, ...] = ()
-    version: str = ""
-    weight: int = 1
-
-
-SERVICE = Table(
-    LocalService,
-    Key("name", Text(names.service), "the name of the service"),
-    Key(
-        "instances",
-        ListOf(Text(addresses.reachable), most=256),
-        "the addresses of its instances on this host; none for a service that only calls others",
-    ),
-    Key("protocol", Text(choices=PROTOCOLS), "what its instances speak: http, http2, grpc or tcp"),
-    Key("tags", ListOf(Text(names.word), most=64), "words that policy can pick instances by"),
-    Key("version", OPTIONAL_WORD, "the version of its instances"),
-    Key("weight", Integer(1, 1000), "its share of the traffic beside other hosts"),
-    Key("unit", PATH, "the systemd unit that its instances run in", planned=True),
-    Key("user", PATH, "the system user that its instances run as", planned=True),
-    Key("check", AnyTable(), "how the health of its instances is asked for", planned=True),
-)
-
-
-class Discovery(msgspec.Struct, frozen=True, kw_only=True):
-    """Who knows where services run."""
-
-    backend: str = "file"
-    file_path: str = ""
-
-
-DISCOVERY = Table(
-    Discovery,
-    Key(
-        "backend",
-        Text(choices=("file", "consul")),
-        "who knows where services run: file, later also consul",
-    ),
-    Key(
-        "file",
-        Section(
-            Key(
-                "path",
-                OPTIONAL_PATH,
-                "the catalog: a TOML file with an [[instance]] for each, watched",
-                field="file_path",
-            ),
-        ),
-        "the file backend",
-    ),
-    Key("consul", AnyTable(), "the consul backend", planned=True),
 )
 
 
@@ -363,7 +308,11 @@ def _resolved(config: Config, warnings: tuple[Problem, ...]) -> Config:
             caller=outbound.caller or sole,
             upstreams=tuple(replace(each, caller=each.caller or sole) for each in outbound.upstreams),
         ),
-        discovery=replace(config.discovery, file_path=absolute(config.discovery.file_path)),
+        discovery=replace(
+            config.discovery,
+            file_path=absolute(config.discovery.file_path),
+            consul=_consul(config.discovery.consul, config.host, absolute),
+        ),
         identity=replace(
             config.identity,
             authorities_path=absolute(config.identity.authorities_path),
@@ -373,4 +322,16 @@ def _resolved(config: Config, warnings: tuple[Problem, ...]) -> Config:
         workers=Workers(count=config.workers.count or len(os.sched_getaffinity(0))),
         log=replace(config.log, access_path=absolute(config.log.access_path)),
         warnings=warnings,
+    )
+
+
+def _consul(consul: ConsulConfig, host: Host, absolute: Callable[[str], str]) -> ConsulConfig:
+    return msgspec.structs.replace(
+        consul,
+        ca=absolute(consul.ca),
+        certificate=absolute(consul.certificate),
+        key=absolute(consul.key),
+        token_file=absolute(consul.token_file),
+        datacenter=consul.datacenter or host.datacenter,
+        node=consul.node or host.name,
     )

@@ -12,8 +12,11 @@ from hostproxy.mesh.scan import Path
 
 if TYPE_CHECKING:
     from hostproxy.config import Config
+    from hostproxy.config_services import LocalService
 
 HOST_IDENTITY = "host"  # as a caller: the host itself, no service of it
+OWN_SERVICE = "hostproxy"  # the service that hostproxy registers itself as
+CONSUL_INTERVAL = 1.0  # seconds; the agent of Consul runs no check more often
 
 
 def check(config: Config, findings: Findings) -> None:
@@ -21,14 +24,15 @@ def check(config: Config, findings: Findings) -> None:
     _check_versions(config, findings)
     _check_callers(config, findings)
     _check_services(config, findings)
+    _check_health(config, findings)
     _check_listeners(config, findings)
     _check_discovery(config, findings)
+    _check_consul(config, findings)
+    _check_registration(config, findings)
     _check_limits(config, findings)
 
 
 def _check_versions(config: Config, findings: Findings) -> None:
-    if config.discovery.backend == "consul":
-        findings.add(("discovery", "backend"), '"consul" is not in this version', 'use "file"')
     if config.identity.mode == "controller":
         findings.add(("identity", "mode"), '"controller" is not in this version', 'use "files"')
 
@@ -53,6 +57,23 @@ def _check_services(config: Config, findings: Findings) -> None:
                 f'"{service.name}" is declared at line {line} already',
                 "list all its instances there",
             )
+
+
+def _check_health(config: Config, findings: Findings) -> None:
+    for index, service in enumerate(config.services):
+        path, check = ("service", index, "check"), service.check
+        http, tcp = (*path, "http"), (*path, "tcp")
+        if check.http and check.tcp:
+            findings.add(tcp, "is given beside http", "one of them is asked for; a good answer needs a connection")
+        elif not check.wanted:
+            if findings.document.has(path) and not any(map(findings.blames, (path, http, tcp))):
+                findings.add(path, "asks for nothing", 'write http = "/healthz" or tcp = true')
+            continue
+        if not service.instances and not findings.blames(("service", index, "instances")):
+            findings.warn(path, "has nothing to ask", "the service has no instances here")
+        if check.http and service.protocol in ("http2", "grpc"):
+            hint = "instances that speak only HTTP/2 need tcp = true"
+            findings.warn(http, f"is asked for in HTTP/1.1, and the protocol is {service.protocol}", hint)
 
 
 def _listeners(config: Config) -> Iterator[tuple[Path, str]]:
@@ -102,6 +123,66 @@ def _check_discovery(config: Config, findings: Findings) -> None:
         findings.add(path, "is missing", "[[outbound.upstream]] needs a catalog that says where services run")
     elif config.outbound.listen:
         findings.warn(path, "is not set", "without a catalog no service can be reached from this host")
+
+
+def _check_consul(config: Config, findings: Findings) -> None:
+    path, backend, consul = ("discovery", "consul"), config.discovery.backend, config.discovery.consul
+    if backend == "file" and findings.document.has(path):
+        findings.warn(path, "does nothing", 'it is for [discovery] backend = "consul"')
+    if backend == "consul" and config.discovery.file_path:
+        findings.warn(("discovery", "file", "path"), "does nothing", 'it is for [discovery] backend = "file"')
+    if consul.address and not consul.address.startswith("https://"):
+        for name in ("ca", "certificate", "key"):
+            if getattr(consul, name):
+                findings.add((*path, name), f"does nothing with {consul.address}", "it is for an https:// address")
+    elif consul.certificate and not consul.key and not findings.blames((*path, "key")):
+        findings.add((*path, "certificate"), "is given without key", "it takes both")
+    elif consul.key and not consul.certificate and not findings.blames((*path, "certificate")):
+        findings.add((*path, "key"), "is given without certificate", "it takes both")
+    if set("/:") & set(consul.token_credential):
+        hint = "systemd takes no / and no : in one"
+        findings.add((*path, "token_credential"), f'"{consul.token_credential}" is not the name of a credential', hint)
+    if consul.token_file and consul.token_credential:
+        findings.add((*path, "token_credential"), "is given beside token_file", "the token comes from one of them")
+
+
+def _check_registration(config: Config, findings: Findings) -> None:
+    """What Consul couldn't be told, or couldn't do."""
+    backend = config.discovery.backend
+    for index, service in enumerate(config.services):
+        path, check = ("service", index), service.check
+        run_by = (*path, "check", "run_by")
+        by_consul = check.wanted and check.run_by == "consul"
+        if backend == "file" and by_consul:
+            findings.add(run_by, '"consul" needs [discovery] backend = "consul"', 'write "hostproxy"')
+        if backend != "consul":
+            continue
+        if not (config.discovery.consul.register and service.register):
+            if by_consul:
+                hint = 'write "hostproxy", or register = true'
+                findings.add(run_by, "Consul runs checks of registered services only", hint)
+            continue
+        if service.name == OWN_SERVICE:
+            hint = "choose another name, or register = false"
+            findings.add((*path, "name"), f'"{OWN_SERVICE}" is what hostproxy registers itself as', hint)
+        if by_consul and 0 < check.interval < CONSUL_INTERVAL:
+            findings.warn((*path, "check", "interval"), "counts as 1s", "Consul runs no check more often")
+        _check_instances(index, service, by_consul, findings)
+
+
+def _check_instances(index: int, service: LocalService, by_consul: bool, findings: Findings) -> None:
+    """What of the addresses of a registered service can't be."""
+    first: dict[str, str] = {}  # by port
+    for number, instance in enumerate(service.instances):
+        path = ("service", index, "instances", number)
+        if addresses.is_unix(instance):
+            if by_consul:
+                hint = 'write run_by = "hostproxy" in its check'
+                findings.add(path, f'"{instance}" is a Unix socket, which Consul cannot check', hint)
+        elif instance and first.setdefault(_port(instance), instance) != instance:
+            # The registered address is that of the host, so in Consul they would be one.
+            other = first[_port(instance)]
+            findings.add(path, f'"{instance}" has the port of "{other}", and Consul could not tell them apart')
 
 
 def _check_limits(config: Config, findings: Findings) -> None:

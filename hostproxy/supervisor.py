@@ -14,12 +14,13 @@ When it dies the workers go on, and the next supervisor begins by taking over th
 from __future__ import annotations
 
 import os
+import random
 import resource
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING
 
@@ -35,9 +36,10 @@ from hostproxy.control.handle import Target
 from hostproxy.control.kept import Kept
 from hostproxy.control.listeners import CannotListen, Sockets
 from hostproxy.control.runtime import RuntimeDirectory, Unusable
-from hostproxy.control.sources import Sources
+from hostproxy.control.sources import Sources, catalog_name
 from hostproxy.control.state import IdentityState, ReloadState, SupervisorState
 from hostproxy.control.takeover import TakeOver
+from hostproxy.health import LocalHealth
 from hostproxy.mesh.document import Invalid
 from hostproxy.telemetry.totals import Totals
 
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from hostproxy.compile import Inputs
     from hostproxy.config import Config
     from hostproxy.control.handle import Handle
+    from hostproxy.health import Result
     from hostproxy.net.reactor import MeshReactor
     from hostproxy.snapshot import Listener, Snapshot
 
@@ -90,6 +93,8 @@ class Supervisor:
         self._directory: RuntimeDirectory
         self._take_over: TakeOver
         self._sources = Sources(reactor, config, self._changed, now)
+        self._health = LocalHealth(reactor, config.services, now, random.random)
+        self._health.results.subscribe(self._checked)
         self._keeper = kept_copy.Keeper(reactor, config.host.state_directory)
         self._sockets = Sockets()
         self._crew = Crew(reactor, self._command, config.host.runtime_directory, self, now)
@@ -138,6 +143,9 @@ class Supervisor:
         self.state.reloads = ReloadState(succeeded=1, last_success=self._now())
         self._compile()
         self._crew.start(self._target(), self._config.workers.count)
+        self._health.start()
+        if self._sources.consul is not None:
+            self._sources.consul.registration.start()
         self._look_around()
 
     def _give_up(self, problems: list[str]) -> None:
@@ -181,29 +189,39 @@ class Supervisor:
         self._compile_due = False
         if self._running and self._compile():
             assert self._compiled is not None
-            self.log.info("changed files are taken: snapshot {version}", version=self._compiled[1].version)
+            self.log.info("news is taken: snapshot {version}", version=self._compiled[1].version)
             self._crew.tell(self._target())
             self._refresh()
 
+    def _checked(self, results: Mapping[tuple[str, str], Result]) -> None:
+        """Instances of this host became healthy or unhealthy."""
+        if self._sources.consul is not None:
+            self._sources.consul.health(results)
+        self._changed()
+
     def _compile(self) -> bool:
         """Compile what is in force now; says whether it is anything new."""
-        inputs = self._sources.inputs
+        unhealthy = frozenset(key for key, result in self._health.results.value.items() if not result.healthy)
+        inputs = self._sources.inputs._replace(unhealthy=unhealthy)
         before = self._compiled
         version = before[1].version + 1 if before is not None else 1
         snapshot = compile_snapshot(version, inputs, before)
-        if before is not None and nothing_new(before[1], snapshot):
-            return False
+        news = before is None or not nothing_new(before[1], snapshot)
+        if before is not None and not news:
+            snapshot = before[1]
+        # The catalog may have changed where workers need not know: in a datacenter that is not used now.
         self._compiled = (inputs, snapshot)
-        self._keeper.keep(
-            Kept(
-                saved=self._now(),
-                catalog_path=inputs.config.discovery.file_path,
-                catalog=dict(inputs.catalog),
-                policy_path=inputs.config.policy.path,
-                policy=inputs.policy,
+        if before is None or inputs.catalog is not before[0].catalog or inputs.policy is not before[0].policy:
+            self._keeper.keep(
+                Kept(
+                    saved=self._now(),
+                    catalog_path=catalog_name(inputs.config),
+                    catalog=dict(inputs.catalog),
+                    policy_path=inputs.config.policy.path,
+                    policy=inputs.policy,
+                )
             )
-        )
-        return True
+        return news
 
     def _target(self) -> Target:
         assert self._compiled is not None
@@ -218,7 +236,7 @@ class Supervisor:
 
     def reload(self) -> None:
         """SIGHUP: take conf.toml whole or not at all; logs are opened again in either case."""
-        if not self._running:
+        if not self._running or self.state.stopping:
             self.log.warn("SIGHUP came before the start was done, or while stopping: nothing is reloaded")
             return
         self._crew.reopen_logs()
@@ -251,7 +269,7 @@ class Supervisor:
         for key in ("runtime_directory", "state_directory"):
             if getattr(config.host, key) != getattr(self._config.host, key):
                 return [f"{config.path}: host.{key}: changes only with a restart"]
-        sources = Sources(self._reactor, config, self._changed, self._now)
+        sources = Sources(self._reactor, config, self._changed, self._now, self._sources)
         problems = sources.start()
         if problems:
             return problems
@@ -264,7 +282,7 @@ class Supervisor:
                 problems = [f"[admin] listen: {error}"]
                 self._sockets.keep_only(self._addresses(self._config))
         if problems:
-            sources.stop()
+            sources.stop(self._sources)
             return problems
         # Nothing fails from here on.
         if admin is not None:
@@ -273,8 +291,13 @@ class Supervisor:
             self._admin = admin
         for warning in config.warnings:
             self.log.warn("{warning}", warning=warning)
-        self._sources.stop()
+        before = self._sources
+        before.stop(sources)
         self._sources = sources
+        self._health.change(config.services)
+        if sources.consul is not None and sources.consul is not before.consul:
+            sources.consul.health(self._health.results.value)
+            sources.consul.registration.start()
         if config.log.level != self._config.log.level:
             self._set_log_level(config.log.level)
             self._crew.set_log_level(config.log.level)
@@ -296,10 +319,24 @@ class Supervisor:
             self._reactor.callLater(HARD_STOP, self._finish, False)
             return
         self.state.stopping = True
+        notify.notify("STOPPING=1", "STATUS=leaving")
+        consul = self._sources.consul
+        if consul is None or not self._running:
+            self._drain()
+            return
+        # Callers are to choose other hosts before this one accepts no more.
+        self.log.info("leaving Consul")
+        wait = self._config.discovery.consul.leave if self._config.discovery.consul.register else 0.0
+        consul.leave().addBoth(lambda _: self._reactor.callLater(wait, self._drain))
+
+    def _drain(self) -> None:
+        if self._finished:
+            return  # a second signal came
         self._running = False
         seconds = self._config.limits.drain
         self.log.info("stopping: workers have {seconds:g} s to finish what they have", seconds=seconds)
-        notify.notify("STOPPING=1", "STATUS=draining")
+        notify.notify("STATUS=draining")
+        self._health.stop()
         self._sources.stop()
         self._crew.drain(seconds).addCallback(self._finish)
         self._sockets.keep_only(())
@@ -327,12 +364,14 @@ class Supervisor:
     def _refresh(self) -> None:
         state = self.state
         state.workers = self._crew.states
-        state.catalog_source, state.policy_source, state.identity_source = self._sources.states()
+        self._sources.show(state)
+        state.health, state.health_counts = self._health.results.value, self._health.counts
         problem = self._keeper.problem
         state.degraded = (problem,) if problem else ()
         if self._compiled is not None:
             inputs, snapshot = self._compiled
             state.policy = inputs.policy
+            state.catalog, state.bands = inputs.catalog, inputs.bands
             state.snapshot = snapshot
             state.listeners = snapshot.listeners
             state.identities = tuple(
@@ -345,6 +384,8 @@ class Supervisor:
                 for name, identity in inputs.identities.by_name.items()
             )
             self._tell_manager(snapshot)
+        if self._sources.consul is not None:
+            self._sources.consul.registration.serving(state.ready)
 
     def _tell_manager(self, snapshot: Snapshot) -> None:
         serving = sum(1 for worker in self.state.workers if worker.phase == "serving")
@@ -379,6 +420,25 @@ class Supervisor:
     def socket_received(self, listener: Listener, sock: socket.socket) -> None:
         """A worker that was left behind gave a listening socket."""
         self._take_over.socket_received(listener, sock)
+
+    def service_wanted(self, handle: Handle, service: str) -> None:
+        """Requests wait for a service that no worker was told of."""
+        consul = self._sources.consul
+
+        def answer(found: bool) -> None:
+            # One that was found comes with the next snapshot.
+            if not found:
+                handle.absent(service, consul.known().problem if consul is not None else "")
+
+        if consul is None:
+            answer(False)
+        else:
+            consul.want(service, answer)
+
+    def services_used(self, services: tuple[str, ...]) -> None:
+        """Requests went there."""
+        if self._sources.consul is not None:
+            self._sources.consul.used(services)
 
     def worker_handed_over(self, handle: Handle) -> None:
         """It has given all that it had, or has gone."""

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from hostproxy import config
-from hostproxy.config import CONFIG, Host, LocalService, Upstream
+from hostproxy.config import CONFIG, Host, Upstream
+from hostproxy.config_discovery import ConsulConfig
+from hostproxy.config_services import Check, LocalService
 from hostproxy.limits import Limits
 from hostproxy.mesh.document import Invalid, parse
 from hostproxy.mesh.findings import Findings
@@ -77,6 +79,7 @@ def test_everything_that_a_host_can_be_told(tmp_path: Path) -> None:
         [[outbound.upstream]]
         service = "ledger"
         listen = "unix:/run/ledger.sock"
+        subset = "v2"
         caller = "host"
         [[service]]
         name = "cart"
@@ -85,6 +88,15 @@ def test_everything_that_a_host_can_be_told(tmp_path: Path) -> None:
         tags = ["blue"]
         version = "2"
         weight = 5
+        meta = { tier = "gold" }
+        register = false
+        [service.check]
+        tcp = true
+        interval = "5s"
+        timeout = "250ms"
+        healthy = 1
+        unhealthy = 2
+        run_by = "hostproxy"
         [[service]]
         name = "web"
         [discovery.file]
@@ -127,7 +139,7 @@ def test_everything_that_a_host_can_be_told(tmp_path: Path) -> None:
         caller="web",
         upstreams=(
             Upstream(service="payments", listen="127.0.0.1:7001", caller="cart"),
-            Upstream(service="ledger", listen="unix:/run/ledger.sock", caller="host"),
+            Upstream(service="ledger", listen="unix:/run/ledger.sock", subset="v2", caller="host"),
         ),
     )
     assert loaded.services == (
@@ -138,10 +150,15 @@ def test_everything_that_a_host_can_be_told(tmp_path: Path) -> None:
             tags=("blue",),
             version="2",
             weight=5,
+            meta={"tier": "gold"},
+            register=False,
+            check=Check(tcp=True, interval=5.0, timeout=0.25, healthy=1, unhealthy=2),
         ),
         LocalService(name="web"),
     )
-    assert loaded.discovery == config.Discovery(file_path=f"{here}/catalog.toml")
+    assert loaded.discovery == config.Discovery(
+        file_path=f"{here}/catalog.toml", consul=ConsulConfig(datacenter="eu", node="db-1.corp.example")
+    )
     assert loaded.identity == config.IdentityConfig(authorities_path="/etc/ca.pem", directory=f"{here}/certs")
     assert loaded.policy.path == f"{here}/policy.d"
     assert loaded.admin.listen == "unix:/run/admin.sock"
@@ -149,6 +166,62 @@ def test_everything_that_a_host_can_be_told(tmp_path: Path) -> None:
     assert loaded.limits == Limits(idle=90.0, connections=10, head_size=32 * 1024)
     assert loaded.log == config.Log(level="debug", access_path=f"{here}/access.log", access_sample=0.25)
     assert loaded.warnings == ()
+
+
+def test_everything_that_a_host_can_be_told_of_consul(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        LEAST
+        + """
+        [discovery]
+        backend = "consul"
+        [discovery.consul]
+        address = "https://consul.corp.example:8501"
+        ca = "consul/ca.pem"
+        certificate = "consul/client.pem"
+        key = "/etc/consul/client.key"
+        token_file = "consul/token"
+        datacenter = "eu-1"
+        namespace = "team-a"
+        node = "vm-17"
+        register = false
+        watches = 20
+        wait = "1m"
+        hold_empty = "0s"
+        stale_limit = "5s"
+        first_use = "500ms"
+        leave = "4s"
+        allow = ["127.0.0.0/8", "fe80::/10", "169.254.1.1"]
+        """,
+    )
+    here = str(tmp_path)
+    assert loaded.discovery == config.Discovery(
+        backend="consul",
+        consul=ConsulConfig(
+            address="https://consul.corp.example:8501",
+            ca=f"{here}/consul/ca.pem",
+            certificate=f"{here}/consul/client.pem",
+            key="/etc/consul/client.key",
+            token_file=f"{here}/consul/token",
+            datacenter="eu-1",
+            namespace="team-a",
+            node="vm-17",
+            register=False,
+            watches=20,
+            wait=60.0,
+            hold_empty=0.0,
+            stale_limit=5.0,
+            first_use=0.5,
+            leave=4.0,
+            allow=("127.0.0.0/8", "fe80::/10", "169.254.1.1/32"),
+        ),
+    )
+    assert loaded.warnings == ()
+
+
+def test_consul_knows_this_host_by_its_own_names_unless_told_otherwise(tmp_path: Path) -> None:
+    loaded = load(tmp_path, LEAST + '[discovery]\nbackend = "consul"')
+    assert loaded.discovery.consul == ConsulConfig(datacenter="dc1", node="db-1")
 
 
 @pytest.mark.parametrize(
@@ -189,11 +262,8 @@ listen = ""
 name = "cart"
 unit = "cart.service"
 user = "cart"
-check = { http = "/healthz" }
 [controller]
 url = "https://controller:15008"
-[discovery.consul]
-address = "127.0.0.1:8500"
 [trace]
 any = { thing = [1] }
 """,
@@ -201,10 +271,8 @@ any = { thing = [1] }
     assert [(warning.line, warning.what()) for warning in loaded.warnings] == [
         (14, "service[0].unit: is not acted on in this version"),
         (15, "service[0].user: is not acted on in this version"),
-        (16, "service[0].check: is not acted on in this version"),
-        (17, "controller: is not acted on in this version"),
-        (19, "discovery.consul: is not acted on in this version"),
-        (21, "trace: is not acted on in this version"),
+        (16, "controller: is not acted on in this version"),
+        (18, "trace: is not acted on in this version"),
     ]
 
 
@@ -290,8 +358,10 @@ def test_the_example_is_a_good_file() -> None:
 
 def test_the_example_is_good_with_every_key_in_it(tmp_path: Path) -> None:
     lines = uncommented().splitlines()
-    catalog = lines.index('path = ""', lines.index("[discovery.file]"))
-    lines[catalog] = 'path = "catalog.toml"'  # without which the upstream in it could not be
+    # What a key cannot be together with the others, as its default.
+    lines[lines.index('backend = "file"')] = 'backend = "consul"'
+    lines[lines.index("instances = []")] = 'instances = ["127.0.0.1:9001"]'
+    lines[lines.index('http = ""')] = 'http = "/healthz"'
     loaded = load(tmp_path, "\n".join(lines))
     assert {warning.message for warning in loaded.warnings} == {"is not acted on in this version"}
 

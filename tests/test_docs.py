@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,18 +12,34 @@ from pathlib import Path
 
 import pytest
 
+from hostproxy import config
 from hostproxy.__main__ import COMMANDS
 from hostproxy.admin.pages import INDEX
+from hostproxy.config_discovery import CONSUL, ConsulConfig
+from hostproxy.discovery.catalog import Instance
+from hostproxy.discovery.consul.instances import Conversion, Source, split
+from hostproxy.discovery.consul.refusals import Reachable
 from hostproxy.limits import Limits
 from hostproxy.mesh import policy
+from hostproxy.selection import Here, explain, select
 from hostproxy.telemetry import families, flags
 from hostproxy.telemetry.access_log import AccessRecord
+from tests.consul import Consul, Refused, running
 from tests.integration import needs
 from tests.integration.host import free_port
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")])
+
+FAMILIES = (
+    families.REQUESTS,
+    families.TCP,
+    families.EVENTS,
+    families.LEVELS,
+    families.HOST,
+    families.CONSUL,
+)
 
 FIRST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/hostproxy demo"
 TEST_COMMAND = ".venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
@@ -78,12 +95,12 @@ def test_readme_has_every_command() -> None:
 
 def test_every_metric_is_described() -> None:
     known = {
-        f"{families.PREFIX}{name}": [family.kind, ", ".join(family.labels)]
-        for group in (families.REQUESTS, families.TCP, families.EVENTS, families.LEVELS, families.HOST)
+        f"{families.PREFIX}{name}": [family.kind, ", ".join(family.labels), family.help.removesuffix(".")]
+        for group in FAMILIES
         for name, family in group.items()
     }
     table = rows(section(document("observability.md"), "## Metrics"))
-    assert {name: [kind, labels] for name, kind, labels, _ in table} == known
+    assert {name: rest for name, *rest in table} == known
 
 
 def test_every_response_flag_is_described() -> None:
@@ -113,13 +130,110 @@ def test_every_key_of_policy_is_described() -> None:
     described = {row[0] for row in rows(section(document("policy.md"), "## Keys"))}
     service = {f"service.NAME.{key}" for key in policy.SERVICE.keys}
     allow = {f"allow.{key}" for key in policy.ALLOW.keys}
-    assert described == {"defaults.access"} | service | allow
+    subset = {f"subset.{key}" for key in policy.SUBSET.keys}
+    assert described == {"defaults.access"} | service | allow | subset
 
 
 def test_the_policy_shown_is_one(tmp_path: Path) -> None:
     path = tmp_path / "policy.toml"
-    path.write_text(blocks(document("policy.md"), "toml")[0])
-    assert list(policy.load(str(path)).services) == ["payments"]
+    for block in blocks(document("policy.md"), "toml"):
+        path.write_text(block)
+        assert list(policy.load(str(path)).services) == ["payments"]
+
+
+def test_the_shares_of_zones_shown_are_those() -> None:
+    found = rows(section(document("policy.md"), "### Zones and round-trip times"))
+    assert len(found) == 6
+    for near, _, far, to_near, to_far in found:
+        instances = [
+            Instance(
+                service="payments",
+                host=f"{zone}{number}",
+                address=f"10.0.{zone}.{number}:9000",
+                mesh=f"10.0.{zone}.{number}:15443",
+                zone=str(zone),
+                health="passing" if number < int(text.split()[0]) else "critical",
+            )
+            for zone, text, count in ((1, near, 10), (2, far, 20))
+            for number in range(count)
+        ]
+        rules = policy.ServicePolicy(prefer="zone")
+        here = Here("h1", "dc1", "1", {})
+        verdicts = explain(instances, rules, "", here)
+        shares = [100 * sum(one.share for one in verdicts if one.instance.zone == zone) for zone in ("1", "2")]
+        assert shares == [pytest.approx(float(re.findall(r"(\d+) %", cell)[0]), abs=1.0) for cell in (to_near, to_far)]
+        assert select("payments", instances, rules, "", here).panic == ("panic" in to_near)
+
+
+def test_every_metric_to_watch_is_one() -> None:
+    known = {families.PREFIX + name for group in FAMILIES for name in group}
+    (queries,) = blocks(section(document("observability.md"), "## Metrics"), "text")
+    named = set(re.findall(r"hostproxy_[a-z_]+", queries))
+    assert named
+    assert {name.removesuffix("_bucket") for name in named} <= known
+
+
+def test_every_key_of_consul_is_told_with_its_default() -> None:
+    text = document("consul.md")
+    defaults = ConsulConfig()
+    for key in CONSUL.keys:
+        assert re.search(rf"(`|^){key}(`| =)", text, re.MULTILINE), key
+    for key, value in re.findall(r"`(\w+)` \(([\d.]+)(?:\s+s)?\)", text):
+        if key in CONSUL.keys:
+            assert getattr(defaults, key) == float(value), key
+
+
+def test_the_configuration_for_consul_shown_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "conf.toml"
+    host = '[host]\nname = "web-1"\naddress = "10.0.0.11"\n[mesh]\ntrust_domain = "example.org"\n'
+    path.write_text(host + blocks(document("consul.md"), "toml")[0])
+    loaded, problems = config.examine(str(path))
+    assert not [problem for problem in problems if "discovery" in str(problem)]
+    assert (loaded.discovery.backend, loaded.discovery.consul.token_file) == ("consul", "/etc/hostproxy/consul.token")
+
+
+def test_the_registration_shown_is_read_as_meant() -> None:
+    (text,) = blocks(document("consul.md"), "json")
+    shown = json.loads(text)["service"]
+    service = {key.title(): value for key, value in shown.items() if key != "check"}
+    entry = {"Node": {"Node": "db-1", "Address": "10.9.9.9"}, "Service": service, "Checks": []}
+    conversion = Conversion(
+        split(json.dumps([entry]).encode()), Source("payments", "dc1", False), Reachable((), ()), ()
+    )
+    assert conversion.step()
+    (instance,) = conversion.answer().instances
+    assert (instance.address, instance.mesh) == ("10.0.0.12:9001", "10.0.0.12:15443")
+    assert (instance.version, instance.zone) == ("2", "rack-3")
+
+
+def test_the_rights_shown_are_enough_and_each_is_needed(tmp_path: Path) -> None:
+    (policy,) = blocks(document("consul.md"), "hcl")
+    rights = policy.splitlines()
+    with running(tmp_path, acl=True) as consul:
+        consul.register("payments", "10.0.0.12", 9001)
+        assert works(consul, consul.policy("all", policy))
+        for number, right in enumerate(rights):
+            others = "\n".join(other for other in rights if other != right)
+            assert not works(consul, consul.policy(f"without-{number}", others)), right
+
+
+def works(consul: Consul, token: str) -> bool:
+    """Whether hostproxy on a host that runs web can do all that it does."""
+    try:
+        for name, check in (("hostproxy", "hostproxy:hostproxy"), ("web", "hostproxy:hostproxy-web-9001")):
+            ident = check.removeprefix("hostproxy:")
+            service = {"Name": name, "ID": ident, "Port": 9001, "Check": {"CheckID": check, "TTL": "30s"}}
+            consul.put("/v1/agent/service/register", service, token=token)
+            consul.put(f"/v1/agent/check/pass/{check}", token=token)
+            consul.put(f"/v1/agent/service/maintenance/{ident}?enable=true", token=token)
+            assert ident in consul.get("/v1/agent/services", token=token)
+            assert check in consul.get("/v1/agent/checks", token=token)
+            consul.put(f"/v1/agent/service/deregister/{ident}", token=token)
+        names = consul.get("/v1/catalog/services", token=token)
+        consul.get("/v1/coordinate/nodes", token=token)
+        return "payments" in names and bool(consul.get("/v1/health/service/payments", token=token))
+    except Refused:
+        return False
 
 
 def test_two_hosts_by_hand(tmp_path: Path) -> None:

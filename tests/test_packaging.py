@@ -50,13 +50,14 @@ def imports(directory: Path) -> Iterator[str]:
 
 def distributions(directory: Path) -> set[str]:
     """The distributions that these are from, as installed here."""
-    foreign = set(imports(directory)) - sys.stdlib_module_names - {"hostproxy", "tests"}
+    foreign = set(imports(directory)) - sys.stdlib_module_names - {"hostproxy", "controller", "tests"}
     known = packages_distributions()
     return {normal(known[name][0]) for name in foreign}
 
 
 def test_requirements_are_what_the_sources_import() -> None:
-    assert required("options", "install_requires") == distributions(ROOT / "hostproxy") | FOR_LATER
+    imported = distributions(ROOT / "hostproxy") | distributions(ROOT / "controller")
+    assert required("options", "install_requires") == imported | FOR_LATER
 
 
 def test_the_test_extra_is_what_the_tests_import_beside() -> None:
@@ -67,11 +68,12 @@ def test_the_test_extra_is_what_the_tests_import_beside() -> None:
 
 def test_every_directory_of_sources_is_a_package() -> None:
     """setuptools finds packages by their __init__.py, and leaves the others out of a wheel without a word."""
-    directories = {path.parent for path in (ROOT / "hostproxy").rglob("*.py")}
+    directories = {path.parent for name in ("hostproxy", "controller") for path in (ROOT / name).rglob("*.py")}
     assert [str(path) for path in directories if not (path / "__init__.py").exists()] == []
 
 
 def test_only_our_packages_are_found() -> None:
     patterns = configuration()["options.packages.find"]["include"].split()
     packages = [path.parent.name for path in ROOT.glob("*/__init__.py")]
-    assert [name for name in packages if any(fnmatch(name, pattern) for pattern in patterns)] == ["hostproxy"]
+    found = {name for name in packages if any(fnmatch(name, pattern) for pattern in patterns)}
+    assert found == {"hostproxy", "controller"}

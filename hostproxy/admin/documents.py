@@ -5,62 +5,14 @@ Times are Unix seconds under the names of the state, durations end in ``_seconds
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
+from hostproxy.admin import services
+from hostproxy.admin.encode import Entries
+from hostproxy.admin.moment import Moment, plain, since
+from hostproxy.admin.problems import degraded, readiness
 from hostproxy.control.state import SourceState, SupervisorState, WorkerState
 from hostproxy.telemetry.export import Export
-from hostproxy.telemetry.totals import View
-
-HIDDEN = "(hidden)"
-_SECRET = re.compile(r".*_key|(?:.*_)?(?:token|password|passphrase|secret)")
-
-
-class Moment(msgspec.Struct, frozen=True):
-    """All there is to show, at one moment; safe to read on any thread."""
-
-    state: SupervisorState
-    view: View
-    now: float  # Unix seconds
-
-
-def plain(value: object) -> Any:
-    """Make JSON of structs by field names. Secrets never come through, nor bytes, which may be a key."""
-    if isinstance(value, msgspec.Struct):
-        return _fields({name: getattr(value, name) for name in value.__struct_fields__})
-    if isinstance(value, Mapping):
-        return _fields({str(key): item for key, item in value.items()})
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, bytes):
-        return f"({len(value)} bytes)"
-    if value is None or isinstance(value, str | int | float):
-        return value
-    return str(value)
-
-
-def _fields(fields: Mapping[str, object]) -> dict[str, Any]:
-    return {
-        name: HIDDEN if item and isinstance(item, str) and _SECRET.fullmatch(name) else plain(item)
-        for name, item in fields.items()
-    }
-
-
-def readiness(state: SupervisorState) -> tuple[bool, list[str]]:
-    """Whether traffic should be sent here, and if not, why."""
-    if state.ready:
-        return True, []
-    if state.stopping:
-        return False, ["hostproxy is stopping and drains its connections"]
-    reasons = [
-        f"worker {worker.place} is {worker.phase}" + (f": {worker.problem}" if worker.problem else "")
-        for worker in state.workers
-        if worker.place >= 0 and worker.phase != "serving"
-    ]
-    return False, reasons or ["no worker has been started yet"]
 
 
 def ready(state: SupervisorState) -> dict[str, Any]:
@@ -69,37 +21,20 @@ def ready(state: SupervisorState) -> dict[str, Any]:
     return {"ready": is_ready, "reasons": reasons, "degraded": degraded(state)}
 
 
-def degraded(state: SupervisorState) -> list[str]:
-    """What does not work although traffic flows."""
-    lines = list(state.degraded)
-    for name, source in _sources(state):
-        lines += [f"{name}: {problem}" for problem in source.problems]
-        if source.kept:
-            lines.append(f"{name}: in use is the copy kept in the state directory")
-    lines += [f"reload refused: {problem}" for problem in state.reloads.problems]
-    return lines
-
-
 def config(moment: Moment) -> dict[str, Any]:
     """The answer of /config: conf.toml as it is in force, defaults filled in."""
     document: dict[str, Any] = plain(moment.state.config)
     return document
 
 
-def catalog(moment: Moment) -> dict[str, Any]:
-    """The answer of /catalog: where services run."""
-    snapshot = moment.state.snapshot
-    services = snapshot.services if snapshot is not None else {}
-    return {
-        **_source(moment.state.catalog_source),
-        "services": {name: plain(service.instances) for name, service in sorted(services.items())},
-    }
-
-
 def snapshot(moment: Moment) -> dict[str, Any]:
     """The answer of /snapshot: what the workers decide by. Certificates and keys are left out."""
     current = moment.state.snapshot
-    return {"snapshot": None if current is None else plain(current)}
+    if current is None:
+        return {"snapshot": None}
+    fields = {name: getattr(current, name) for name in current.__struct_fields__ if name != "services"}
+    destinations = sorted(current.services.items())
+    return {"snapshot": {**plain(fields), "services": Entries((name, plain(item)) for name, item in destinations)}}
 
 
 def workers(moment: Moment) -> dict[str, Any]:
@@ -128,7 +63,7 @@ def status(moment: Moment) -> dict[str, Any]:
         },
         "version": state.software,
         "pid": state.pid,
-        "uptime_seconds": _since(state.started, moment.now),
+        "uptime_seconds": since(state.started, moment.now),
         "ready": is_ready,
         "reasons": reasons,
         "degraded": degraded(state),
@@ -136,6 +71,11 @@ def status(moment: Moment) -> dict[str, Any]:
         "listeners": [plain(listener) for listener in state.listeners],
         "services": _services(state, sums),
         "catalog": _source(state.catalog_source),
+        "discovery": services.summary(moment),
+        "health": [
+            {"service": service, "address": address, **plain(result)}
+            for (service, address), result in sorted(state.health.items())
+        ],
         "policy": {
             **_source(state.policy_source),
             "default_access": state.policy.default_access if state.policy is not None else None,
@@ -146,27 +86,15 @@ def status(moment: Moment) -> dict[str, Any]:
     }
 
 
-def _sources(state: SupervisorState) -> tuple[tuple[str, SourceState], ...]:
-    return (
-        ("catalog", state.catalog_source),
-        ("policy", state.policy_source),
-        ("certificates", state.identity_source),
-    )
-
-
 def _source(source: SourceState) -> dict[str, Any]:
     document: dict[str, Any] = plain(source)
     return document
 
 
-def _since(begin: float, now: float) -> float:
-    return round(max(0.0, now - begin), 1)
-
-
 def _worker(worker: WorkerState, moment: Moment) -> dict[str, Any]:
     export = moment.view.workers.get(worker.id, Export())
     requests = sum(sum(series.codes.values()) for series in export.requests.values())
-    uptime = _since(worker.since, moment.now) if worker.pid else 0.0
+    uptime = since(worker.since, moment.now) if worker.pid else 0.0
     return {
         "place": worker.place,
         "id": worker.id,
@@ -193,7 +121,7 @@ def _number(worker: WorkerState, name: str) -> int:
 def _services(state: SupervisorState, sums: Export) -> list[dict[str, Any]]:
     """One row per service that this host knows: as a destination of its callers, or as one that runs here."""
     current = state.snapshot
-    known = current.services if current is not None else {}
+    known = {service.name for service in current.services.values()} if current is not None else set()
     here = current.locals if current is not None else {}
     rows: dict[str, dict[str, Any]] = {}
 
@@ -202,7 +130,7 @@ def _services(state: SupervisorState, sums: Export) -> list[dict[str, Any]]:
             name,
             {
                 "name": name,
-                "instances": len(known[name].instances) if name in known else 0,
+                "instances": len(state.catalog.get(name, ())),
                 "instances_here": len(here[name].instances) if name in here else 0,
                 "outbound": {"requests": 0, "errors": 0, "connections": 0},
                 "inbound": {"requests": 0, "errors": 0, "connections": 0},

@@ -61,6 +61,7 @@ class Question(NamedTuple):
     hosts: list[bytes]
     origins: list[bytes]
     accept: bytes
+    query: bytes = b""
 
 
 Respond = Callable[[Question], Deferred[Answer]]
@@ -81,6 +82,7 @@ class AdminRequest(Request):
             list(fields.getRawHeaders(b"Host", [])),
             list(fields.getRawHeaders(b"Origin", [])),
             b",".join(fields.getRawHeaders(b"Accept", [])),
+            self.uri.partition(b"?")[2],
         )
         answer = self.channel.respond(question)
         answer.addCallback(self._answer)

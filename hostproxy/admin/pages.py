@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
-import msgspec
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
-from hostproxy.admin import documents
-from hostproxy.admin.documents import Moment
+from hostproxy.admin import documents, services
+from hostproxy.admin.encode import encode
 from hostproxy.admin.facts import host_facts
 from hostproxy.admin.guard import judge
 from hostproxy.admin.http import JSON, Answer, Question
+from hostproxy.admin.moment import Moment, take
 from hostproxy.control.state import SupervisorState
+from hostproxy.mesh import names
+from hostproxy.mesh.units import Wrong
 from hostproxy.telemetry.exposition import OPENMETRICS_TYPE, TEXT_TYPE, render
 from hostproxy.telemetry.totals import Totals
 
 CACHE_TIME = 1.0  # seconds: workers report once a second, so nothing newer is to be had
-# Bytes. A thousand services with ten instances each are 4 MB of /snapshot; beyond this it is a mistake.
+ANSWERS = 32  # kept: as many different questions as anybody has at a time
+# Bytes. Two thousand services with twenty instances each are 20 MB of /catalog; beyond this it is a mistake.
 ANSWER_SIZE = 64 * 1024 * 1024
 
 
@@ -30,14 +33,20 @@ class Page(NamedTuple):
     """A path whose answer is worth a thread and a cache."""
 
     summary: str
-    make: Callable[[Moment], Mapping[str, Any]]
+    make: Callable[..., Mapping[str, Any]]  # of a Moment, and the parameters by name
+    parameters: Mapping[str, Callable[[str], str]] = {}  # of its query, with what checks a value
 
 
 PAGES: dict[bytes, Page] = {
     b"/status": Page("everything at a glance; what `hostproxy status` shows", documents.status),
     b"/workers": Page("the worker processes", documents.workers),
     b"/config": Page("conf.toml as it is in force, secrets hidden", documents.config),
-    b"/catalog": Page("services and their instances, as discovery has them", documents.catalog),
+    b"/catalog": Page(
+        "services and their instances, and which are used; ?service=NAME of one, &subset=NAME of a part of it",
+        services.catalog,
+        {"service": names.service, "subset": names.subset},
+    ),
+    b"/discovery": Page("how the catalog is known, and since when", services.discovery),
     b"/snapshot": Page("what the workers decide by, without keys", documents.snapshot),
 }
 INDEX = {
@@ -59,7 +68,7 @@ class Pages:
         self._totals = totals
         self._bound = bound  # IP address that the admin port has, "" for a Unix socket
         self._clock = clock
-        self._cache: dict[str, _Entry] = {}
+        self._cache: dict[Hashable, _Entry] = {}  # the oldest first
 
     def respond(self, question: Question) -> Deferred[Answer]:
         """Answer one question."""
@@ -77,23 +86,47 @@ class Pages:
             return succeed(_json(200, index))
         if path == b"/metrics":
             as_openmetrics = b"application/openmetrics-text" in question.accept
-            key = f"/metrics {as_openmetrics}"
-            return self._cached(key, partial(_metrics, as_openmetrics=as_openmetrics))
+            return self._cached((path, str(as_openmetrics)), partial(_metrics, as_openmetrics=as_openmetrics))
         page = PAGES.get(path)
         if page is None:
             return succeed(_json(404, {"error": "no such path: / lists them"}))
-        return self._cached(path.decode(), partial(_document, page.make))
+        try:
+            parameters = _parameters(question.query, page) if page.parameters else {}
+        except ValueError as problem:
+            return succeed(_json(400, {"error": str(problem)}))
+        return self._cached((path, *sorted(parameters.items())), partial(_document, page.make, parameters))
 
-    def _cached(self, key: str, make: Callable[[Moment], Answer]) -> Deferred[Answer]:
+    def _cached(self, key: Hashable, make: Callable[[Moment], Answer]) -> Deferred[Answer]:
         """The answer of at most CACHE_TIME ago; whoever asks while it is made waits for the same."""
-        entry = self._cache.get(key)
         now = self._reactor.seconds()
-        if entry is None or now - entry.begun >= CACHE_TIME:
+        old = [other for other, entry in self._cache.items() if now - entry.begun >= CACHE_TIME]
+        for other in old:
+            del self._cache[other]
+        entry = self._cache.get(key)
+        if entry is None:
+            if len(self._cache) >= ANSWERS:
+                del self._cache[next(iter(self._cache))]
             entry = self._cache[key] = _Entry(now)
-            moment = Moment(copy.copy(self._state), self._totals.view(), self._clock())
+            moment = take(self._state, self._totals, self._clock())
             made = deferToThreadPool(self._reactor, self._reactor.getThreadPool(), make, moment)
             made.addBoth(entry.settle)
         return entry.wait()
+
+
+def _parameters(query: bytes, page: Page) -> dict[str, str]:
+    """What a query says, checked. Raises ValueError."""
+    found: dict[str, str] = {}
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=len(page.parameters)):
+        check = page.parameters.get(name)
+        if check is None:
+            raise ValueError(f"no such parameter: there are {', '.join(page.parameters)}")
+        if name in found:
+            raise ValueError(f"{name} is given twice")
+        try:
+            found[name] = check(value)
+        except Wrong as wrong:
+            raise ValueError(f"{name} {wrong}") from None
+    return found
 
 
 class _Entry:
@@ -124,12 +157,12 @@ def _metrics(moment: Moment, as_openmetrics: bool) -> Answer:
     return _bounded(Answer(200, OPENMETRICS_TYPE if as_openmetrics else TEXT_TYPE, page))
 
 
-def _document(make: Callable[[Moment], Mapping[str, Any]], moment: Moment) -> Answer:
-    return _bounded(_json(200, make(moment)))
+def _document(make: Callable[..., Mapping[str, Any]], parameters: Mapping[str, str], moment: Moment) -> Answer:
+    return _bounded(_json(200, make(moment, **parameters)))
 
 
 def _json(status: int, document: Mapping[str, Any]) -> Answer:
-    return Answer(status, JSON, msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
+    return Answer(status, JSON, encode(document))
 
 
 def _bounded(answer: Answer) -> Answer:

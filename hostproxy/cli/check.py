@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import time
 
 import msgspec
 
@@ -75,11 +77,50 @@ Found = tuple[str, tuple[Problem, ...]]  # a few words, and warnings
 def _catalog(loaded: Config) -> Found:
     from hostproxy.discovery import catalog
 
+    if loaded.discovery.backend == "consul":
+        return _consul(loaded)
     if not loaded.discovery.file_path:
         return "no catalog", ()
     found = catalog.load(loaded.discovery.file_path)
     instances = sum(len(each) for each in found.values())
     return f"{_count(instances, 'instance')} of {_count(len(found), 'service')} in the catalog", ()
+
+
+def _consul(loaded: Config) -> Found:
+    """The files that the way to the agent needs. The agent itself is not asked: it may be there later."""
+    from hostproxy.discovery.consul.errors import AgentError
+    from hostproxy.discovery.consul.tls import ClientTls
+    from hostproxy.discovery.consul.token import Token
+
+    consul = loaded.discovery.consul
+    problems, warnings = [], []
+
+    def problem(key: str, message: str) -> Problem:
+        return Problem(loaded.path, 0, 0, f"discovery.consul.{key}" if key else "discovery.consul", message)
+
+    key = "token_credential" if consul.token_credential else "token_file"
+    if consul.token_credential and "CREDENTIALS_DIRECTORY" not in os.environ:
+        warnings.append(problem(key, "cannot be looked at here: systemd gives it to the service only"))
+    else:
+        token = Token(consul, os.environ, time.monotonic)
+        try:
+            token()
+        except AgentError:
+            problems.append(problem(key, token.problem))
+        else:
+            warnings.extend([problem(key, token.problem)] if token.problem else [])
+    if consul.address.startswith("https://") and bool(consul.certificate) == bool(consul.key):
+        host = consul.address.removeprefix("https://").rpartition(":")[0].strip("[]")
+        tls = ClientTls(None, consul, host)  # no reactor: it makes no connection here
+        try:
+            tls.options()
+        except AgentError:
+            problems.append(problem("", tls.problem))
+        else:
+            warnings.extend([problem("", tls.problem)] if tls.problem else [])
+    if problems:
+        raise Invalid(problems)
+    return f"the catalog of Consul at {consul.address}", tuple(warnings)
 
 
 def _policy(loaded: Config) -> Found:

@@ -3,163 +3,39 @@
 from __future__ import annotations
 
 import argparse
-import http.client
-import os
-import socket
-import sys
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
-from hostproxy.mesh import addresses
-from hostproxy.mesh.units import Wrong
-
-DEFAULT_PATH = "/etc/hostproxy/conf.toml"
-DEFAULT_ADDRESS = "127.0.0.1:15000"
-DEFAULT_TIMEOUT = 5.0  # seconds; the daemon answers within one, and a person waits no longer
-ANSWER_SIZE = 64 * 1024 * 1024  # bytes; what the admin address sends at most
-
-READY, NOT_READY, USAGE, UNREACHABLE = 0, 1, 2, 3
-
-GREEN, RED, YELLOW, BOLD = "32", "31", "33", "1"
-Paint = Callable[[str, str], str]
-
-
-class Unreachable(Exception):
-    """Nothing useful came from the admin address; the text says what to do."""
+from hostproxy.cli import admin
+from hostproxy.cli.admin import BOLD, GREEN, NO, RED, YELLOW, YES, Document, Paint, shown, span, table
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument(
-        "-c", "--config", metavar="FILE", help=f"conf.toml that names the admin address ({DEFAULT_PATH})"
-    )
-    where.add_argument("--admin", metavar="ADDRESS", help=f"ip:port or unix:/path ({DEFAULT_ADDRESS})")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form (table)")
-    parser.add_argument(
-        "--timeout", metavar="S", type=_seconds, default=DEFAULT_TIMEOUT, help="seconds to wait (5)"
-    )
+    admin.configure(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Show it. 0: ready; 1: up but not ready; 2: wrong usage; 3: out of reach."""
-    try:
-        address = _address(arguments.admin, arguments.config)
-    except ValueError as problem:
-        sys.stderr.write(f"{problem}\n")
-        return USAGE
-    try:
-        body, document = fetch(address, arguments.timeout)
-    except Unreachable as problem:
-        sys.stderr.write(f"{address}: {problem}\n")
-        return UNREACHABLE
-    if arguments.output == "json":
-        sys.stdout.write(body.decode())
-    else:
-        in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # no-color.org
-        paint: Paint = _coloured if in_colour else lambda text, colour: text
-        sys.stdout.write("\n".join(lines(document, paint, time.time())) + "\n")
-    return READY if document["ready"] else NOT_READY
+    return admin.show(arguments, "/status", "ready", lines, lambda document: YES if document["ready"] else NO)
 
 
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0.0 < value <= 3600.0:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 3600 seconds")
-    return value
-
-
-def _address(admin: str | None, config_path: str | None) -> str:
-    """The admin address that was asked for. Raises ValueError."""
-    if admin is not None:
-        try:
-            return addresses.reachable(admin)
-        except Wrong as wrong:
-            raise ValueError(f"--admin {admin}: {wrong}") from None
-    if config_path is None and not os.access(DEFAULT_PATH, os.R_OK):
-        return DEFAULT_ADDRESS
-    from hostproxy import config
-    from hostproxy.mesh.document import Invalid
-
-    try:
-        # Whatever else is wrong with the file by now, the daemon runs by what it said before.
-        loaded, _ = config.examine(config_path or DEFAULT_PATH)
-    except Invalid as invalid:
-        problems = "\n".join(str(problem) for problem in invalid.problems)
-        raise ValueError(f"{problems}\nname the daemon's address with --admin instead") from None
-    return loaded.admin.listen or DEFAULT_ADDRESS
-
-
-# Asking
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
-def fetch(address: str, timeout: float) -> tuple[bytes, dict[str, Any]]:
-    """GET /status, as it came and decoded. Raises Unreachable."""
-    connection: http.client.HTTPConnection
-    if addresses.is_unix(address):
-        connection = _UnixConnection(address.removeprefix(addresses.UNIX), timeout)
-    else:
-        host, port = addresses.split(address)
-        connection = http.client.HTTPConnection(host, port, timeout=timeout)
-    try:
-        connection.request("GET", "/status")
-        response = connection.getresponse()
-        body = response.read(ANSWER_SIZE)
-    except TimeoutError:
-        raise Unreachable(f"no answer within {timeout:g} s; --timeout waits longer") from None
-    except (ConnectionRefusedError, FileNotFoundError):
-        raise Unreachable("nobody listens: is hostproxy running, and is this its [admin] listen?") from None
-    except PermissionError:
-        raise Unreachable("not permitted: try as root, or as a member of the daemon's group") from None
-    except (OSError, http.client.HTTPException) as problem:
-        raise Unreachable(f"no valid answer ({problem!r}): is this hostproxy's [admin] listen?") from None
-    finally:
-        connection.close()
-    try:
-        document = msgspec.json.decode(body, type=dict[str, Any])
-    except msgspec.DecodeError:
-        document = {}
-    if response.status != 200 or "ready" not in document:
-        reason = document.get("error", "is this hostproxy's [admin] listen?")
-        raise Unreachable(f"answered with status {response.status}: {_shown(reason)}")
-    return body, document
-
-
-# Showing
-
-
-def lines(document: dict[str, Any], paint: Paint, now: float) -> Iterable[str]:
+def lines(document: Document, paint: Paint, now: float) -> Iterable[str]:
     """The whole status as text. ``now`` is Unix seconds."""
     host = document["host"]
     place = "/".join(part for part in (host["datacenter"], host["zone"]) if part)
     state = paint("ready", GREEN) if document["ready"] else paint("NOT READY", RED)
-    name = paint(_shown(host["name"]), BOLD)
+    name = paint(shown(host["name"]), BOLD)
     yield (
-        f"{name} ({host['address']}, {_shown(place)}, {host['trust_domain']})  hostproxy {document['version']}"
+        f"{name} ({host['address']}, {shown(place)}, {host['trust_domain']})  hostproxy {document['version']}"
         f"  pid {document['pid']}  up {span(document['uptime_seconds'])}  {state}"
     )
     for reason in document["reasons"]:
-        yield paint(f"  not ready: {_shown(reason)}", RED)
+        yield paint(f"  not ready: {shown(reason)}", RED)
     for problem in document["degraded"]:
-        yield paint(f"  degraded: {_shown(problem)}", YELLOW)
+        yield paint(f"  degraded: {shown(problem)}", YELLOW)
     yield ""
-    yield from _table(
+    yield from table(
         ("WORKER", "PID", "STATE", "UP", "RESTARTS", "CONNECTIONS", "REQUESTS", "PER SECOND", "LAG"),
         [
             (
@@ -176,14 +52,14 @@ def lines(document: dict[str, Any], paint: Paint, now: float) -> Iterable[str]:
             for worker in document["workers"]
         ],
     )
-    yield from _table(
+    yield from table(
         ("LISTENER", "ADDRESS", "SERVICE", "CALLER"),
         [
             (one["kind"], one["address"], one["service"] or "-", one["caller"] or "-")
             for one in document["listeners"]
         ],
     )
-    yield from _table(
+    yield from table(
         ("SERVICE", "INSTANCES", "HERE", "OUT", "OUT 5XX", "OUT TCP", "IN", "IN 5XX", "IN TCP"),
         [
             (
@@ -202,6 +78,8 @@ def lines(document: dict[str, Any], paint: Paint, now: float) -> Iterable[str]:
     services = document["services"]
     instances = sum(one["instances"] for one in services)
     yield f"catalog       {_source(document['catalog'], now)}; instances: {instances}"
+    if document["discovery"]["backend"] != "file":
+        yield f"discovery     {_discovery(document['discovery'], now)}"
     default = document["policy"]["default_access"] or "allow where no rule is"
     yield f"policy        {_source(document['policy'], now)}; default: {default}"
     certificates = document["certificates"]
@@ -213,49 +91,24 @@ def lines(document: dict[str, Any], paint: Paint, now: float) -> Iterable[str]:
     yield f"certificates  {_source(certificates, now)}; first to end: {end}"
 
 
-def span(seconds: float) -> str:
-    """A length of time in its two largest units: "3d4h", "2m5s", "12s"."""
-    whole = int(seconds)
-    units = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
-    for index, (unit, size) in enumerate(units):
-        if whole >= size:
-            rest = whole % size
-            if index + 1 < len(units):
-                next_unit, next_size = units[index + 1]
-                if rest >= next_size:
-                    return f"{whole // size}{unit}{rest // next_size}{next_unit}"
-            return f"{whole // size}{unit}"
-    return "0s"
-
-
 def _source(source: dict[str, Any], now: float) -> str:
     if not source["path"]:
         return "not configured"
     if not source["loaded"]:
-        return f"{_shown(source['path'])}, never read"
-    return f"{_shown(source['path'])}, read {span(max(0.0, now - source['loaded']))} ago"
+        return f"{shown(source['path'])}, never read"
+    return f"{shown(source['path'])}, read {span(max(0.0, now - source['loaded']))} ago"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterable[str]:
-    """Columns as wide as their widest cell, numbers to the right, an empty line at the end."""
-    if not rows:
-        return
-    cells = [[_shown(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
-    to_right = [any(isinstance(cell, int | float) for cell in column) for column in zip(*rows, strict=True)]
-    for row in (head, *cells):
-        padded = (
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, to_right, strict=True)
-        )
-        yield "  ".join(padded).rstrip()
-    yield ""
 
-
-def _shown(value: object) -> str:
-    """Text without what could move the cursor or colour the terminal."""
-    return "".join(letter if letter.isprintable() else "?" for letter in str(value))
-
-
-def _coloured(text: str, colour: str) -> str:
-    return f"\x1b[{colour}m{text}\x1b[0m"
+def _discovery(known: dict[str, Any], now: float) -> str:
+    oldest = known["oldest_confirmed"]
+    parts = [
+        f"{known['services']} of {known['names']} services of Consul known",
+        f"watches: {known['watches']}",
+        f"registered: {len(known['registered'])}",
+    ]
+    if oldest is not None:
+        parts.insert(1, f"all confirmed within {span(max(0.0, now - oldest))}")
+    if known["unconfirmed"]:
+        parts.insert(2, f"never confirmed: {known['unconfirmed']}")
+    return "; ".join(parts)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 from twisted.logger import Logger
 
+from hostproxy.discovery.catalog import Instance
 from hostproxy.mesh.policy import Policy
-from hostproxy.snapshot import Instance
 
 if TYPE_CHECKING:
     from hostproxy.net.reactor import MeshReactor

@@ -12,6 +12,7 @@ from hostproxy.compile import Inputs, identity_names
 from hostproxy.control.state import SourceState
 from hostproxy.discovery.file import FileDiscovery
 from hostproxy.discovery.files import FileWatch
+from hostproxy.discovery.knowledge import DiscoveryState
 from hostproxy.discovery.reload import Reload
 from hostproxy.discovery.watch import Watch
 from hostproxy.identity import files as identity_files
@@ -20,7 +21,9 @@ from hostproxy.mesh.document import Invalid
 
 if TYPE_CHECKING:
     from hostproxy.config import Config
+    from hostproxy.control.consul import ConsulSource
     from hostproxy.control.kept import Kept
+    from hostproxy.control.state import SupervisorState
     from hostproxy.discovery.catalog import Catalog
     from hostproxy.identity.files import Identities
     from hostproxy.mesh.policy import Policy
@@ -150,13 +153,19 @@ class Sources:
         config: Config,
         changed: Callable[[], None],
         now: Callable[[], float] = time.time,
+        before: Sources | None = None,
     ) -> None:
+        """``before``, those in force until now, give what the new configuration can go on with."""
         self.config = config
         self.identities: Source[Identities]
         self.catalog: Source[Catalog] | None = None
         self.policy: Source[Policy] | None = None
+        self.consul: ConsulSource | None = None  # or there is a catalog
         self._changed = changed
+        self._now = now
+        self._before = before
         self._started: list[Source[object]] = []
+        self._subscriptions: list[Callable[[], None]] = []
         files, names = config.identity, identity_names(config)
         paths = identity_files.watched_paths(files, names)
         identities: Watch[Identities] = Watch(identity_files.Identities(b"", {}, {}, 0.0))
@@ -166,7 +175,13 @@ class Sources:
         backend = Reload(reactor, paths, load_identities, identities)
         self.identities = Source(reactor, "certificates", [files.directory, *paths], backend, identities, now)
         path = config.discovery.file_path
-        if path:
+        if config.discovery.backend == "consul":
+            self.consul = before.consul if before is not None else None
+            if self.consul is None or not self.consul.serves(config):
+                from hostproxy.control.consul import ConsulSource
+
+                self.consul = ConsulSource(reactor, config, now)
+        elif path:
             discovery = FileDiscovery(reactor, path)
             self.catalog = Source(reactor, "catalog", [path], discovery, discovery.catalog, now)
         path = config.policy.path
@@ -178,14 +193,18 @@ class Sources:
     def start(self, kept: Kept | None = None) -> list[str]:
         """Read everything and watch it. Returns all that is wrong; then nothing is watched."""
         problems = [*self._start(self.identities)]
+        usable = kept is not None and kept.catalog_path == catalog_name(self.config)
+        kept_catalog = kept.catalog if kept is not None and usable else None
         if self.catalog is not None:
-            usable = kept is not None and kept.catalog_path == self.config.discovery.file_path
-            problems += self._start(self.catalog, kept.catalog if kept and usable else None, kept)
+            problems += self._start(self.catalog, kept_catalog, kept)
         if self.policy is not None:
             usable = kept is not None and kept.policy_path == self.config.policy.path
             problems += self._start(self.policy, kept.policy if kept and usable else None, kept)
         if problems:
-            self.stop()
+            self.stop(self._before)
+        elif self.consul is not None:
+            self._begin(self.consul, kept_catalog, kept.saved if kept is not None else 0.0)
+        self._before = None
         for warning in self.identities.watch.value.warnings:
             self.log.warn("{warning}", warning=warning)
         return problems
@@ -193,34 +212,79 @@ class Sources:
     def _start(self, source: Source[T], value: T | None = None, kept: Kept | None = None) -> tuple[str, ...]:
         problems = source.start(value, kept.saved if kept is not None else 0.0)
         if not problems:
-            source.watch.subscribe(lambda _: self._changed())
+            self._subscriptions.append(source.watch.subscribe(lambda _: self._changed()))
             self._started.append(source)  # type: ignore[arg-type]
         return problems
 
-    def stop(self) -> None:
-        """Watch no more."""
+    def _begin(self, consul: ConsulSource, kept: Catalog | None, saved: float) -> None:
+        """Nothing of this can fail. A new agent begins with what the one before it knew."""
+        if self.policy is not None:
+            self._subscriptions.append(self.policy.watch.subscribe(consul.need))
+        before = self._before.consul if self._before is not None else None
+        if consul is before:
+            consul.take(self.config)
+        consul.need(self.policy.watch.value if self.policy is not None else NO_POLICY)
+        if consul is not before:
+            if before is not None:
+                kept, saved = before.watch.value, self._now()
+            consul.start(kept, saved)
+        self._subscriptions.append(consul.watch.subscribe(lambda _: self._changed()))
+        self._subscriptions.append(consul.bands.subscribe(lambda _: self._changed()))
+
+    def stop(self, successor: Sources | None = None) -> None:
+        """Watch no more, but for what ``successor`` goes on with."""
+        for cancel in self._subscriptions:
+            cancel()
+        self._subscriptions.clear()
         for source in self._started:
             source.stop()
         self._started.clear()
+        if self.consul is None:
+            return
+        if successor is None or successor.consul is not self.consul:
+            self.consul.stop()
+        else:
+            self.consul.take(successor.config)
 
     @property
     def inputs(self) -> Inputs:
         """What is in force now."""
+        catalog: Catalog = {}
+        if self.consul is not None:
+            catalog = self.consul.watch.value
+        elif self.catalog is not None:
+            catalog = self.catalog.watch.value
         return Inputs(
             config=self.config,
-            catalog=self.catalog.watch.value if self.catalog is not None else {},
+            catalog=catalog,
             policy=self.policy.watch.value if self.policy is not None else NO_POLICY,
             identities=self.identities.watch.value,
+            bands=self.consul.bands.value if self.consul is not None else {},
         )
 
-    def states(self) -> tuple[SourceState, SourceState, SourceState]:
-        """Catalog, policy, certificates."""
+    def show(self, state: SupervisorState) -> None:
+        """Say how they stand."""
         nothing = SourceState()
-        return (
-            self.catalog.state() if self.catalog is not None else nothing,
-            self.policy.state() if self.policy is not None else nothing,
-            self.identities.state(),
-        )
+        state.policy_source = self.policy.state() if self.policy is not None else nothing
+        state.identity_source = self.identities.state()
+        consul = self.consul
+        if consul is not None:
+            state.discovery = consul.known()
+            state.catalog_source = consul.state(state.discovery)
+            state.consul = consul.counters
+            state.registration = consul.registration.problem
+            state.registered = consul.registration.registered
+        else:
+            state.discovery = DiscoveryState(source=self.config.discovery.file_path)
+            state.catalog_source = self.catalog.state() if self.catalog is not None else nothing
+            state.consul = None
+            state.registration, state.registered = "", ()
+
+
+def catalog_name(config: Config) -> str:
+    """What tells a kept catalog of another source apart."""
+    discovery = config.discovery
+    return f"consul:{discovery.consul.datacenter}" if discovery.backend == "consul" else discovery.file_path
 
 
 def _texts(invalid: Invalid) -> tuple[str, ...]:

@@ -1,18 +1,24 @@
 """What the supervisor knows about this host, in one object that the admin room and the status line read.
 
-Only the supervisor writes it. Times named ``since``, ``started``, ``loaded``, ``not_before`` and ``not_after``
-are Unix seconds, durations are seconds. Nothing here holds a private key except ``snapshot.identities``,
+Only the supervisor writes it. Times named ``since``, ``started``, ``loaded``, ``confirmed``, ``not_before`` and
+``not_after`` are Unix seconds, durations are seconds. Nothing here holds a private key except ``snapshot.identities``,
 which nobody may show.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from hostproxy.discovery.knowledge import DiscoveryState
+
 if TYPE_CHECKING:
     from hostproxy.config import Config
+    from hostproxy.discovery.catalog import Catalog
+    from hostproxy.discovery.consul.counters import Counters
+    from hostproxy.health import Result
     from hostproxy.mesh.policy import Policy
     from hostproxy.snapshot import Listener, Snapshot
     from hostproxy.telemetry.totals import Totals
@@ -81,6 +87,14 @@ class SupervisorState(msgspec.Struct, kw_only=True):
     config: Config
     totals: Totals  # sums over all workers, also over those that died
     policy: Policy | None = None
+    catalog: Catalog = msgspec.field(default_factory=dict)  # where services run, as far as it is known here
+    bands: Mapping[str, int] = {}  # by host: how far it is, as selection.Here has it
+    discovery: DiscoveryState = DiscoveryState()  # how the catalog is known
+    consul: Counters | None = None  # None: the catalog is not Consul's
+    registered: tuple[str, ...] = ()  # IDs of what this host has in Consul
+    registration: str = ""  # why not all of it is there; empty: it is
+    health: Mapping[tuple[str, str], Result] = {}  # by service and address: instances here that are checked
+    health_counts: Mapping[tuple[str, str], int] = {}  # checks done so far, by service and result
     snapshot: Snapshot | None = None  # what the workers were told; its version counts up from 1
     listeners: tuple[Listener, ...] = ()  # bound now; the admin socket is not among them
     workers: tuple[WorkerState, ...] = ()
@@ -94,10 +108,17 @@ class SupervisorState(msgspec.Struct, kw_only=True):
 
     @property
     def ready(self) -> bool:
-        """Whether a worker serves, none is on its first start any more, and no stop was asked for.
+        """Whether a worker serves, none is on its first start any more, services can be found, and no stop came.
 
         Connections made before the last worker is there would all stay with the others.
         """
         mine = [worker for worker in self.workers if worker.place >= 0]
         starting = any(worker.version == 0 and not worker.restarts for worker in mine)
-        return not self.stopping and not starting and any(worker.version > 0 for worker in mine)
+        serving = not starting and any(worker.version > 0 for worker in mine)
+        return serving and not self.stopping and not self.lost
+
+    @property
+    def lost(self) -> bool:
+        """Whether services are needed, and nothing was ever heard of one nor kept from before."""
+        services = self.discovery.services
+        return bool(services) and not self.catalog and not any(service.confirmed for service in services)

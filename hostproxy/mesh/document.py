@@ -103,10 +103,13 @@ def read(file: str, size_limit: int) -> Document:
     try:
         # Not blocking: opening a FIFO would wait for its writer.
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        with open(descriptor, "rb") as source:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise Invalid([Problem(file, 0, 0, "", "is not a regular file")])
-            content = source.read(size_limit + 1)
+            with open(descriptor, "rb", closefd=False) as source:
+                content = source.read(size_limit + 1)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise Invalid([Problem(file, 0, 0, "", f"cannot be read: {error.strerror}")]) from None
     return parse(content, file, size_limit)

@@ -26,6 +26,11 @@ def host(text: str) -> str:
     return _checked(spiffe.check_host, text, "the name of a host")
 
 
+def subset(text: str) -> str:
+    """Return the name of a subset of a service. Raises :class:`Wrong`."""
+    return _checked(spiffe.check_subset, text, "the name of a subset")
+
+
 def datacenter(text: str) -> str:
     """Return the name of a datacenter. Raises :class:`Wrong`."""
     return _checked(spiffe.check_datacenter, text, "the name of a datacenter")

@@ -12,17 +12,20 @@ import msgspec
 from hostproxy.mesh import names
 from hostproxy.mesh.document import POLICY_SIZE, Document, Invalid, Problem, read
 from hostproxy.mesh.findings import Findings
-from hostproxy.mesh.kinds import Duration, Flag, ListOf, Text, shown
+from hostproxy.mesh.kinds import Duration, Flag, Integer, ListOf, Text, shown
 from hostproxy.mesh.schema import Key, NamedTables, Table, Tables
+from hostproxy.mesh.subsets import SUBSET, SUBSETS, Subset, check_subset, unknown_subset
 from hostproxy.mesh.units import Wrong
 
 PROTOCOLS = ("http", "http2", "grpc", "tcp")
 BALANCE = ("least-request", "round-robin", "random")
+PREFER = ("none", "zone", "round-trip")
 EVERYONE = "*"  # in ``from``: every caller with an identity of the mesh
 
 FILES = 1000  # of a policy directory; a file for each service of a large mesh
 SERVICES = 10_000  # in a file
 RULES = 1000  # of a service; they are tried one after the other
+DATACENTERS = 16  # of failover
 HOUR = 3600.0
 
 _METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # token, RFC 9110 section 9.1
@@ -47,6 +50,11 @@ class ServicePolicy(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 0.0  # seconds for a whole call, retries included; 0: none
     balance: str = BALANCE[0]
     allow: tuple[AllowRule, ...] = ()
+    prefer: str = PREFER[0]  # what makes an instance of the own datacenter near
+    failover: tuple[str, ...] | None = None  # datacenters after the own, in order; None: all others, at once
+    panic_threshold: int = 50  # percent of healthy instances below which health is ignored; 0: never
+    default_subset: str = ""  # what is meant when no subset is asked for; empty: all instances
+    subsets: dict[str, Subset] = {}
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,6 +130,21 @@ SERVICE = Table(
         "who may call",
         default=(),
     ),
+    Key("prefer", Text(choices=PREFER), "which instances of the own datacenter are tried first", default=PREFER[0]),
+    Key(
+        "failover",
+        ListOf(Text(names.datacenter), most=DATACENTERS),
+        "the datacenters that follow the own one when it has no healthy instance",
+        default=None,
+    ),
+    Key(
+        "panic_threshold",
+        Integer(0, 100),
+        "the percentage of healthy instances below which health is ignored; 0 is never",
+        default=50,
+    ),
+    Key("default_subset", Text(names.subset), "the subset that is meant when none is asked for", default=""),
+    Key("subset", NamedTables(names.subset, SUBSET, most=SUBSETS), "some of its instances by name", default={}),
 )
 
 POLICY = Table(
@@ -147,6 +170,8 @@ def load(path: str) -> Policy:
             merge.add(read(file, POLICY_SIZE), problems)
         except Invalid as invalid:
             problems.extend(invalid.problems)
+    # What a file with a problem defines isn't known, so nothing can be said to be missing.
+    problems = problems or merge.problems()
     if problems:
         raise Invalid(problems)
     return merge.policy()
@@ -174,6 +199,8 @@ class _Merge:
     def __init__(self) -> None:
         self.given: dict[tuple[str, ...], str] = {}  # key path -> "file:line" that gave it
         self.values: dict[tuple[str, ...], Any] = {}
+        self.subsets: dict[str, dict[str, Document]] = {}  # by service: those defined, with where
+        self.defaults: dict[str, Document] = {}  # by service: where its default_subset is
 
     def add(self, document: Document, problems: list[Problem]) -> None:
         findings = Findings(document)
@@ -182,12 +209,17 @@ class _Merge:
             self._take(("defaults",), document.data.get("defaults", {}), read["defaults"], findings)
             for name, raw in document.data.get("service", {}).items():
                 values = read["service"][name]
-                self._check(name, values, findings)
+                self._check(name, raw, values, findings)
                 values["allow"] = tuple(
                     AllowRule(**rule, source=_source(document, ("service", name, "allow", index)))
                     for index, rule in enumerate(values["allow"])
                 )
-                self._take(("service", name), raw, values, findings)
+                subsets = values.pop("subset")
+                self._take(("service", name), {key: raw[key] for key in raw if key != "subset"}, values, findings)
+                self._take(("service", name, "subset"), raw.get("subset", {}), subsets, findings)
+                self.subsets.setdefault(name, {}).update(dict.fromkeys(subsets, document))
+                if "default_subset" in raw:
+                    self.defaults[name] = document
         problems.extend(findings.all_problems())
 
     def _take(
@@ -202,7 +234,9 @@ class _Merge:
             self.values[path] = values[key]
 
     @staticmethod
-    def _check(name: str, values: Mapping[str, Any], findings: Findings) -> None:
+    def _check(name: str, raw: Mapping[str, Any], values: Mapping[str, Any], findings: Findings) -> None:
+        for subset, criteria in raw.get("subset", {}).items():
+            check_subset(criteria, ("service", name, "subset", subset), findings)
         if values["protocol"] != "tcp":
             return
         for index, rule in enumerate(values["allow"]):
@@ -211,11 +245,31 @@ class _Merge:
                     path = ("service", name, "allow", index, key)
                     findings.add(path, f"means nothing with protocol = {shown('tcp')}", "leave it out")
 
+    def problems(self) -> list[Problem]:
+        """What no file shows alone."""
+        problems = []
+        for name, document in self.defaults.items():
+            path = ("service", name, "default_subset")
+            if self.values[path] not in self.subsets[name]:
+                wrong = unknown_subset(self.values[path], self.subsets[name])
+                problems.append(document.problem(path, wrong.message, wrong.hint))
+        for name, subsets in self.subsets.items():
+            if len(subsets) > SUBSETS:
+                last, document = subsets.popitem()
+                message = f"is one of {len(subsets) + 1} subsets, the most is {SUBSETS}"
+                problems.append(document.problem(("service", name, "subset", last), message))
+        return problems
+
     def policy(self) -> Policy:
         services: dict[str, dict[str, Any]] = {}
         for path, value in self.values.items():
-            if path[0] == "service":
-                services.setdefault(path[1], {})[path[2]] = value
+            if path[0] != "service":
+                continue
+            values = services.setdefault(path[1], {})
+            if path[2] == "subset":
+                values.setdefault("subsets", {})[path[3]] = value
+            else:
+                values[path[2]] = value
         access = ("defaults", "access")
         return Policy(
             default_access=self.values.get(access),

@@ -35,7 +35,8 @@ _LABEL_PATTERN = re.compile(_LABEL)
 _DOTTED_PATTERN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _RULE = "lower-case letters, digits and inner hyphens"
 
-Kind = Literal["service", "host"]
+# controller and operator have certificates for the interface of the controller; nobody takes them on a mesh port.
+Kind = Literal["service", "host", "controller", "operator"]
 
 
 class InvalidName(ValueError):
@@ -54,10 +55,10 @@ class SpiffeId:
         check_trust_domain(self.trust_domain)
         if self.kind == "service":
             check_service(self.name)
-        elif self.kind == "host":
+        elif self.kind in ("host", "controller", "operator"):
             check_host(self.name)
         else:
-            raise InvalidName(f"an identity is of a service or a host, not of {self.kind!r:.80}")
+            raise InvalidName(f"an identity is of a service, host, controller or operator, not of {self.kind!r:.80}")
 
     def __str__(self) -> str:
         return f"spiffe://{self.trust_domain}/{self.kind}/{self.name}"
@@ -135,6 +136,11 @@ def check_service(name: str) -> None:
     _check_label("service", name)
     if name in RESERVED_SERVICE_NAMES:
         raise InvalidName(f"a service cannot be named {name!r}: that name is taken by a file of certificates")
+
+
+def check_subset(name: str) -> None:
+    """Raise :class:`InvalidName` unless this can name a subset of a service, which is asked for as SUBSET.SERVICE."""
+    _check_label("subset", name)
 
 
 def check_datacenter(name: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pwd
-import secrets
 import shlex
 import stat
 
@@ -57,7 +56,7 @@ def write(path: str, content: bytes, mode: int) -> None:
     """
     directory, name = os.path.split(path)
     directory = directory or "."
-    temporary = os.path.join(directory, f".{name}.{secrets.token_hex(8)}")
+    temporary = os.path.join(directory, f".{name}.{os.urandom(8).hex()}")
     # Created closed to all others, whatever the umask, and opened up only when it is complete.
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:

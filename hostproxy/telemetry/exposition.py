@@ -14,6 +14,7 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from hostproxy.telemetry.export import Export, RequestKey, RequestTotals
 from hostproxy.telemetry.families import (
+    CONSUL,
     EVENTS,
     HOST,
     LEVELS,
@@ -40,15 +41,32 @@ class WorkerFacts(msgspec.Struct, frozen=True):
     lag: float  # seconds
 
 
+class ConsulFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked of Consul's agent, and what came of it."""
+
+    requests: Mapping[tuple[str, str], int]  # by endpoint and status, or why there is none
+    errors: Mapping[str, int]  # by reason
+    index_resets: int
+    suppressed_empty: int
+    refused_instances: int
+    deferred_updates: int
+    last_success: float  # Unix seconds; 0: never
+    watches: int
+
+
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What only the supervisor knows, apart from the sums of the workers."""
 
     build: tuple[str, str, str]  # versions of hostproxy, Python, Twisted
     workers: tuple[WorkerFacts, ...]
-    endpoints: Mapping[str, int]  # by service
+    endpoints: Mapping[str, Mapping[str, int]]  # by service and health
+    confirmed: Mapping[tuple[str, str], float]  # by service and datacenter: Unix seconds, 0 for never
+    consul: ConsulFacts | None  # None: the catalog is not Consul's
     catalog_age: float | None  # seconds; None: no catalog was read
     certificates: Mapping[str, float]  # SPIFFE identity -> Unix seconds of its end
-    problems: Mapping[str, int]  # "catalog", "policy", "certificates" -> number of faults
+    health: Mapping[tuple[str, str], bool]  # of instances here that are checked, by service and address
+    probes: Mapping[tuple[str, str], int]  # checks done, by service and result
+    problems: Mapping[str, int]  # "catalog", "policy", "certificates", "registration" -> number of faults
     reload_successful: bool
     reload_success: float  # Unix seconds
     reloads: Mapping[str, int]  # by result
@@ -139,7 +157,14 @@ def _host(facts: HostFacts) -> Iterator[Metric]:
         "worker_up": [((place,), worker.up) for place, worker in workers],
         "worker_restarts_total": [((place,), worker.restarts) for place, worker in workers],
         "reactor_lag_seconds": [((place,), worker.lag) for place, worker in workers],
-        "endpoints": [((service,), count) for service, count in facts.endpoints.items()],
+        "endpoints": [
+            ((service, health), count)
+            for service, counts in facts.endpoints.items()
+            for health, count in counts.items()
+        ],
+        "discovery_confirmed_timestamp_seconds": facts.confirmed.items(),
+        "local_instance_healthy": facts.health.items(),
+        "health_probes_total": facts.probes.items(),
         "endpoint_set_age_seconds": [] if facts.catalog_age is None else [((), facts.catalog_age)],
         "certificate_not_after_timestamp_seconds": [((uri,), end) for uri, end in facts.certificates.items()],
         "source_problems": [((source,), count) for source, count in facts.problems.items()],
@@ -150,6 +175,22 @@ def _host(facts: HostFacts) -> Iterator[Metric]:
     }
     for name, family in HOST.items():
         yield _plain(name, family, samples[name])
+    consul = {} if facts.consul is None else _consul(facts.consul)
+    for name, family in CONSUL.items():
+        yield _plain(name, family, consul.get(name, ()))
+
+
+def _consul(facts: ConsulFacts) -> dict[str, Samples]:
+    return {
+        "consul_requests_total": facts.requests.items(),
+        "consul_watch_errors_total": [((reason,), count) for reason, count in facts.errors.items()],
+        "consul_index_resets_total": [((), facts.index_resets)],
+        "consul_empty_result_suppressed_total": [((), facts.suppressed_empty)],
+        "consul_refused_instances_total": [((), facts.refused_instances)],
+        "consul_deferred_updates_total": [((), facts.deferred_updates)],
+        "consul_last_success_timestamp_seconds": [((), facts.last_success)],
+        "consul_watches": [((), facts.watches)],
+    }
 
 
 def _plain(name: str, family: Family, samples: Samples) -> Metric:

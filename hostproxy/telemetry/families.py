@@ -96,16 +96,50 @@ HOST: dict[str, Family] = {
     "worker_up": Family("gauge", ("worker",), "Whether the worker serves."),
     "worker_restarts_total": Family("counter", ("worker",), "How often the worker's process was replaced."),
     "reactor_lag_seconds": Family("gauge", ("worker",), "How late the worker's event loop ran a timer."),
-    "endpoints": Family("gauge", ("destination",), "Endpoints that the catalog has of a service."),
-    "endpoint_set_age_seconds": Family("gauge", (), "Time since the catalog in force was read."),
+    "endpoints": Family("gauge", ("destination", "state"), "Instances that the catalog has of a service, by health."),
+    "endpoint_set_age_seconds": Family(
+        "gauge", (), "Time since the catalog in force was read, or any of it last confirmed by Consul."
+    ),
+    "discovery_confirmed_timestamp_seconds": Family(
+        "gauge",
+        ("destination", "datacenter"),
+        "When Consul last said what instances a service has, changed or not. 0: never.",
+    ),
+    # Not "instance", which is Prometheus' own word for who was scraped.
+    "local_instance_healthy": Family(
+        "gauge", ("service", "local_address"), "Whether an instance on this host is healthy, where it is checked."
+    ),
+    "health_probes_total": Family(
+        "counter", ("service", "result"), "Checks of instances on this host, and how they went."
+    ),
     "certificate_not_after_timestamp_seconds": Family("gauge", ("identity",), "When a certificate expires."),
     "source_problems": Family(
         "gauge",
         ("source",),
-        "Faults that keep the newest catalog, policy or certificates from use.",
+        "Faults that keep the newest catalog, policy or certificates from use, or services from registration.",
     ),
     "config_last_reload_successful": Family("gauge", (), "1 when the last reload was taken, 0 when refused."),
     "config_last_reload_success_timestamp_seconds": Family("gauge", (), "When the last reload was taken."),
     "config_reloads_total": Family("counter", ("result",), "Reloads, the start included."),
     "build_info": Family("gauge", ("version", "python", "twisted"), "What runs; always 1."),
+}
+
+# What only a supervisor with Consul knows.
+CONSUL: dict[str, Family] = {
+    "consul_requests_total": Family(
+        "counter", ("endpoint", "code"), "Requests to Consul's agent that ended: with which status, or without why."
+    ),
+    "consul_watch_errors_total": Family(
+        "counter", ("reason",), "Answers of Consul, and failed queries, that were of no use."
+    ),
+    "consul_index_resets_total": Family("counter", (), "Times that Consul's index went backwards."),
+    "consul_empty_result_suppressed_total": Family(
+        "counter", (), "Answers without instances that were not believed at once, of services that had some."
+    ),
+    "consul_refused_instances_total": Family(
+        "counter", (), "Registered instances that were left out, for an address where none can be or as malformed."
+    ),
+    "consul_deferred_updates_total": Family("counter", (), "Answers that waited because changes came too fast."),
+    "consul_last_success_timestamp_seconds": Family("gauge", (), "When Consul last gave a usable answer. 0: never."),
+    "consul_watches": Family("gauge", (), "Blocking queries under way."),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from hostproxy.config import (
     Admin,
     Config,
@@ -14,10 +16,16 @@ from hostproxy.config import (
     PolicyConfig,
     Workers,
 )
+from hostproxy.config_discovery import ConsulConfig
 from hostproxy.control.state import IdentityState, ReloadState, SourceState, SupervisorState, WorkerState
+from hostproxy.discovery.catalog import CRITICAL, WARNING, Catalog, Instance
+from hostproxy.discovery.consul.counters import Counters
+from hostproxy.discovery.knowledge import DiscoveryState, ServiceKnowledge
+from hostproxy.health import Result
 from hostproxy.limits import Limits
-from hostproxy.mesh.policy import Policy
-from hostproxy.snapshot import Identity, Instance, Listener, Local, Service, Snapshot
+from hostproxy.mesh.policy import Policy, ServicePolicy
+from hostproxy.mesh.subsets import Subset
+from hostproxy.snapshot import Identity, Listener, Local, Place, Service, Snapshot
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.telemetry.totals import Totals
 
@@ -45,11 +53,21 @@ def make_config(listen: str = "127.0.0.1:0") -> Config:
     )
 
 
-def make_snapshot(services: int = 1) -> Snapshot:
-    instances = tuple(
-        Instance("payments", f"db-{n}", f"10.0.0.{n}:9001", mesh=f"10.0.0.{n}:15443") for n in (1, 2)
-    )
-    names = ["payments", *(f"service-{number}" for number in range(1, services))]
+def make_catalog(services: int = 1, instances: int = 2) -> Catalog:
+    return {
+        name: tuple(
+            Instance(name, f"db-{n}", f"10.0.0.{n}:9001", mesh=f"10.0.0.{n}:15443")
+            for n in range(1, instances + 1)
+        )
+        for name in ("payments", *(f"service-{number}" for number in range(1, services)))
+    }
+
+
+def make_snapshot(catalog: Catalog) -> Snapshot:
+    services = {
+        name: Service(name, places=tuple(Place(one.mesh, True, "dc1", 1) for one in instances))
+        for name, instances in catalog.items()
+    }
     return Snapshot(
         version=7,
         host="web-1",
@@ -62,7 +80,7 @@ def make_snapshot(services: int = 1) -> Snapshot:
         access_log=None,
         authorities=CERTIFICATE,
         identities={"cart": Identity("cart", "spiffe://example.org/service/cart", CERTIFICATE, PRIVATE_KEY)},
-        services={name: Service(name, instances=instances) for name in names},
+        services=services,
         locals={"cart": Local("cart", "http", ("127.0.0.1:9000",))},
         listeners=(Listener("proxy", "proxy", "127.0.0.1:15001", caller="cart"),),
     )
@@ -87,6 +105,7 @@ def make_totals() -> Totals:
 
 
 def make_state(listen: str = "127.0.0.1:0", services: int = 1) -> SupervisorState:
+    catalog = make_catalog(services)
     return SupervisorState(
         software="0.1.0",
         pid=4711,
@@ -94,7 +113,8 @@ def make_state(listen: str = "127.0.0.1:0", services: int = 1) -> SupervisorStat
         config=make_config(listen),
         totals=make_totals(),
         policy=Policy(default_access="deny", default_source="policy.toml:2"),
-        snapshot=make_snapshot(services),
+        catalog=catalog,
+        snapshot=make_snapshot(catalog),
         listeners=(Listener("proxy", "proxy", "127.0.0.1:15001", caller="cart"),),
         workers=(
             WorkerState(
@@ -129,3 +149,68 @@ def make_state(listen: str = "127.0.0.1:0", services: int = 1) -> SupervisorStat
         ),
         reloads=ReloadState(succeeded=2, refused=1, last_success=NOW - 60.0),
     )
+
+
+def make_consul_state(listen: str = "127.0.0.1:0") -> SupervisorState:
+    """A host whose catalog is Consul's: payments in two datacenters and in trouble, and what is in none."""
+    state = make_state(listen)
+    state.config = msgspec.structs.replace(
+        state.config, discovery=Discovery(backend="consul", consul=ConsulConfig())
+    )
+    state.catalog = {
+        "payments": (
+            Instance(
+                "payments",
+                "db-1",
+                "10.0.0.1:9001",
+                "10.0.0.1:15443",
+                "dc1",
+                "rack-3",
+                "2",
+                ("blue",),
+                meta=(("api_token", "label-secret"), ("owner", "money")),
+            ),
+            Instance(
+                "payments", "db-2", "10.0.0.2:9001", "10.0.0.2:15443", "dc1", health=CRITICAL, reason="serfHealth"
+            ),
+            Instance("payments", "db-3", "10.0.0.3:9001", "10.0.0.3:15443", "dc1", health=WARNING, reason="disk"),
+            Instance("payments", "db-9", "10.9.0.9:9001", "10.9.0.9:15443", "dc2"),
+        ),
+    }
+    state.policy = Policy(
+        services={"payments": ServicePolicy(failover=("dc2",), subsets={"v2": Subset(version="2")})}
+    )
+    state.snapshot = make_snapshot(state.catalog)
+    state.catalog_source = SourceState(path="http://127.0.0.1:8500", loaded=NOW - 4.0)
+    state.discovery = DiscoveryState(
+        backend="consul",
+        source="http://127.0.0.1:8500",
+        services=(
+            ServiceKnowledge(
+                service="payments",
+                datacenter="dc2",
+                source="poll",
+                wanted_by="policy",
+                changed=NOW - 7200.0,
+                confirmed=NOW - 10.0,
+            ),
+            ServiceKnowledge(
+                service="payments",
+                datacenter="dc1",
+                source="watch",
+                wanted_by="upstream",
+                changed=NOW - 3600.0,
+                confirmed=NOW - 4.0,
+                index=1234,
+                behind=0.25,
+            ),
+            ServiceKnowledge(service="stock", datacenter="dc1", source="watch", wanted_by="traffic"),
+        ),
+        names=("consul", "payments", "stock"),
+        watches=2,
+    )
+    state.consul = Counters()
+    state.registered = ("hostproxy", "hostproxy-cart-9000")
+    state.health = {("cart", "127.0.0.1:9000"): Result(healthy=True, reason="", since=NOW - 100.0)}
+    state.health_counts = {("cart", "healthy"): 50}
+    return state

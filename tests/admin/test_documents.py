@@ -7,22 +7,36 @@ import json
 import msgspec
 import pytest
 
-from hostproxy.admin import documents
-from hostproxy.admin.documents import HIDDEN, Moment, plain
-from hostproxy.control.state import SourceState, WorkerState
-from tests.admin.states import CERTIFICATE, NOW, PRIVATE_KEY, make_state
+from hostproxy.admin import documents, services
+from hostproxy.admin.encode import encode
+from hostproxy.admin.moment import HIDDEN, plain, take
+from hostproxy.control.state import WorkerState
+from tests.admin.states import CERTIFICATE, NOW, PRIVATE_KEY, make_consul_state, make_state
 
-ALL = [documents.status, documents.workers, documents.config, documents.catalog, documents.snapshot]
+ALL = [
+    documents.status,
+    documents.workers,
+    documents.config,
+    documents.snapshot,
+    services.catalog,
+    services.discovery,
+]
 
 
 def moment(state=None):
     state = state or make_state()
-    return Moment(state, state.totals.view(), NOW)
+    return take(state, state.totals, NOW)
+
+
+def written(document):
+    """As a client reads it."""
+    return json.loads(encode(document))
 
 
 @pytest.mark.parametrize("document", ALL)
-def test_everything_is_json_and_nothing_is_secret(document):
-    text = msgspec.json.encode(document(moment()))
+@pytest.mark.parametrize("make", [make_state, make_consul_state])
+def test_everything_is_json_and_nothing_is_secret(document, make):
+    text = encode(document(moment(make())))
     assert json.loads(text)
     for secret in (PRIVATE_KEY, b"c2VjcmV0", b"PRIVATE KEY", b"label-secret"):
         assert secret not in text
@@ -36,7 +50,8 @@ def test_a_host_that_has_just_started_can_be_shown(document):
     state.workers = ()
     state.listeners = ()
     state.identities = ()
-    assert json.loads(msgspec.json.encode(document(moment(state)))) is not None
+    state.catalog = {}
+    assert written(document(moment(state)))
 
 
 @pytest.mark.parametrize(
@@ -68,25 +83,8 @@ def test_config_names_its_tables():
     assert document["limits"]["idle"] == 60.0
 
 
-def test_catalog_names_every_field_of_an_instance():
-    document = documents.catalog(moment())
-    assert document["path"] == "/etc/hostproxy/catalog.toml"
-    assert document["loaded"] == NOW - 30.0
-    assert document["services"]["payments"][0] == {
-        "service": "payments",
-        "host": "db-1",
-        "address": "10.0.0.1:9001",
-        "mesh": "10.0.0.1:15443",
-        "datacenter": "",
-        "zone": "",
-        "version": "",
-        "tags": [],
-        "weight": 1,
-    }
-
-
 def test_snapshot_shows_who_but_no_key():
-    document = documents.snapshot(moment())["snapshot"]
+    document = written(documents.snapshot(moment()))["snapshot"]
     assert document["version"] == 7
     assert document["identities"]["cart"] == {
         "name": "cart",
@@ -165,42 +163,39 @@ def test_ready():
     assert documents.ready(make_state()) == {"ready": True, "reasons": [], "degraded": []}
 
 
-def test_not_ready_while_stopping():
-    state = make_state()
-    state.stopping = True
-    assert documents.ready(state)["ready"] is False
-    assert "stopping" in documents.ready(state)["reasons"][0]
+def test_status_tells_of_consul_in_short():
+    state = make_consul_state()
+    state.registration = "the ACL token lacks service write"
+    assert documents.status(moment(state))["discovery"] == {
+        "backend": "consul",
+        "source": "http://127.0.0.1:8500",
+        "problem": "",
+        "since": 0.0,
+        "watches": 2,
+        "services": 2,
+        "names": 3,
+        "oldest_confirmed": NOW - 10.0,
+        "unconfirmed": 1,
+        "held": [],
+        "registered": ("hostproxy", "hostproxy-cart-9000"),
+        "registration_problem": "the ACL token lacks service write",
+    }
 
 
-def test_not_ready_names_the_workers_and_what_they_say():
-    state = make_state()
-    state.workers = (
-        WorkerState(place=0, id=1, pid=9, phase="starting"),
-        WorkerState(place=1, id=2, phase="waiting", problem="exited with status 1"),
-        WorkerState(place=-1, id=3, pid=8, phase="draining", version=3),
-    )
-    assert documents.ready(state)["reasons"] == [
-        "worker 0 is starting",
-        "worker 1 is waiting: exited with status 1",
+def test_status_tells_of_a_catalog_file_in_short():
+    document = documents.status(moment())["discovery"]
+    assert (document["backend"], document["source"]) == ("file", "/etc/hostproxy/catalog.toml")
+    assert (document["services"], document["oldest_confirmed"]) == (1, None)
+
+
+def test_status_has_the_health_of_local_instances():
+    assert documents.status(moment(make_consul_state()))["health"] == [
+        {"service": "cart", "address": "127.0.0.1:9000", "healthy": True, "reason": "", "since": NOW - 100.0}
     ]
 
 
-def test_not_ready_before_any_worker():
-    state = make_state()
-    state.workers = ()
-    assert documents.ready(state)["reasons"] == ["no worker has been started yet"]
-
-
-def test_what_does_not_work_is_told_with_its_source():
-    state = make_state()
-    state.degraded = ("state_directory: cannot be written",)
-    state.catalog_source = SourceState(problems=("catalog.toml:4: service: missing",), kept=True)
-    state.reloads.problems = ("conf.toml:7: unknown key",)
-    document = documents.ready(state)
-    assert document["ready"] is True
-    assert document["degraded"] == [
-        "state_directory: cannot be written",
-        "catalog: catalog.toml:4: service: missing",
-        "catalog: in use is the copy kept in the state directory",
-        "reload refused: conf.toml:7: unknown key",
-    ]
+def test_a_subset_is_no_service_of_its_own():
+    state = make_consul_state()
+    whole = state.snapshot.services["payments"]
+    state.snapshot.services["v2.payments"] = msgspec.structs.replace(whole, subset="v2")
+    assert [row["name"] for row in documents.status(moment(state))["services"]] == ["cart", "payments"]

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from hostproxy.admin import pages as room
 from hostproxy.admin.http import Question
 from hostproxy.admin.pages import INDEX, Pages
-from tests.admin.states import NOW, make_state
+from tests.admin.states import NOW, make_consul_state, make_state
 
 
 class Threads:
@@ -64,8 +64,8 @@ def pages(reactor, state):
     return Pages(reactor, state, state.totals, "127.0.0.1", lambda: NOW)
 
 
-def ask(path, method=b"GET", hosts=(b"localhost",), origins=(), accept=b""):
-    return Question(method, path, list(hosts), list(origins), accept)
+def ask(path, method=b"GET", hosts=(b"localhost",), origins=(), accept=b"", query=b""):
+    return Question(method, path, list(hosts), list(origins), accept, query)
 
 
 def answered(deferred):
@@ -102,6 +102,7 @@ def test_the_index_lists_the_paths(pages):
         "/workers",
         "/config",
         "/catalog",
+        "/discovery",
         "/snapshot",
     }
 
@@ -186,3 +187,71 @@ def test_an_answer_without_bound_is_not_sent(pages, reactor, monkeypatch):
     reactor.threads.run()
     assert results[0].status == 500
     assert "more than the 100" in json.loads(results[0].body)["error"]
+
+
+def test_one_service_of_the_catalog(pages, reactor):
+    whole = answered(pages.respond(ask(b"/catalog")))
+    one = answered(pages.respond(ask(b"/catalog", query=b"service=cart")))
+    reactor.threads.run()
+    assert list(json.loads(whole[0].body)["services"]) == ["payments"]
+    assert list(json.loads(one[0].body)["services"]) == ["cart"]
+
+
+def test_a_subset_of_a_service(pages, reactor):
+    results = answered(pages.respond(ask(b"/catalog", query=b"subset=v2&service=payments")))
+    reactor.threads.run()
+    assert json.loads(results[0].body)["services"]["payments"]["subset"] == "v2"
+
+
+@pytest.mark.parametrize(
+    ("query", "part"),
+    [
+        (b"name=payments", "service, subset"),
+        (b"service=payments&service=cart", "twice"),
+        (b"service=", "name of a service"),
+        (b"service=no%20such", "name of a service"),
+        (b"service=pay\xff", "name of a service"),
+        (b"service=payments&subset=V2", "subset"),
+        (b"service=payments&subset=v2&x=1", "Max number"),
+    ],
+)
+def test_a_query_that_is_wrong(pages, reactor, query, part):
+    answer = answered(pages.respond(ask(b"/catalog", query=query)))[0]
+    assert answer.status == 400
+    assert part in json.loads(answer.body)["error"]
+    assert reactor.threads.work == []
+
+
+def test_pages_without_parameters_look_at_no_query(pages, reactor):
+    results = answered(pages.respond(ask(b"/status", query=b"x=1&x=%zz")))
+    reactor.threads.run()
+    assert results[0].status == 200
+
+
+def test_only_so_many_answers_are_kept(pages, reactor, monkeypatch):
+    monkeypatch.setattr(room, "ANSWERS", 3)
+    results = [
+        answered(pages.respond(ask(b"/catalog", query=b"service=s%d" % number))) for number in range(5)
+    ]
+    reactor.threads.run()
+    assert [list(json.loads(each[0].body)["services"]) for each in results] == [[f"s{n}"] for n in range(5)]
+    assert len(pages._cache) == 3
+
+
+def test_an_answer_is_not_kept_longer_than_it_is_given(pages, reactor):
+    answered(pages.respond(ask(b"/catalog")))
+    reactor.threads.run()
+    reactor.time += 1.0
+    answered(pages.respond(ask(b"/metrics")))
+    assert len(pages._cache) == 1
+
+
+def test_what_is_counted_meanwhile_is_of_another_moment(reactor):
+    state = make_consul_state()
+    pages = Pages(reactor, state, state.totals, "127.0.0.1", lambda: NOW)
+    results = answered(pages.respond(ask(b"/metrics")))
+    state.consul.request("health_service", "200")
+    state.health_counts[("cart", "healthy")] = 51
+    reactor.threads.run()
+    assert b'hostproxy_health_probes_total{result="healthy",service="cart"} 50.0' in results[0].body
+    assert b"health_service" not in results[0].body

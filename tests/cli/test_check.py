@@ -140,3 +140,121 @@ def test_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> No
         main(words)
     assert caught.value.code == 2
     assert "usage: hostproxy check" in capsys.readouterr().err
+
+
+# With Consul, whose agent is not asked.
+
+
+def with_consul(host: Path, *lines: str) -> None:
+    conf = CONF.replace('[discovery.file]\npath = "catalog.toml"\n', '[discovery]\nbackend = "consul"\n')
+    (host / "conf.toml").write_text("\n".join([conf, "[discovery.consul]", *lines, ""]))
+
+
+def consul_files(host: Path) -> None:
+    """A token, and certificates for TLS, as an operator has them."""
+    directory = host / "consul"
+    directory.mkdir()
+    for name, source in (("ca.pem", "ca.pem"), ("client.pem", "payments.pem"), ("client.key", "payments.key")):
+        (directory / name).write_bytes((host / "certs" / source).read_bytes())
+    (directory / "token").write_text("7ad2b8b3-1f66-4b2e-9ce8-6ce8a9b8a2a4\n")
+    for path in directory.iterdir():
+        path.chmod(0o600)
+
+
+HTTPS = 'address = "https://127.0.0.1:8501"'
+FILES = ('ca = "consul/ca.pem"', 'certificate = "consul/client.pem"', 'key = "consul/client.key"')
+TOKEN = 'token_file = "consul/token"'
+
+
+def test_consul_without_anything_to_read(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with_consul(host)
+    (host / "catalog.toml").unlink()
+    assert check(host) == 0
+    assert capsys.readouterr() == (
+        "ok: 1 service, the catalog of Consul at http://127.0.0.1:8500, policy for 0 services, 2 certificates\n",
+        "",
+    )
+
+
+@pytest.mark.parametrize("address", ["https://127.0.0.1:8501", "https://[::1]:8501", "https://consul.corp.example:8501"])
+def test_consul_with_everything(host: Path, capsys: pytest.CaptureFixture[str], address: str) -> None:
+    consul_files(host)
+    with_consul(host, f'address = "{address}"', *FILES, TOKEN)
+    assert check(host) == 0
+    out, err = capsys.readouterr()
+    assert f"the catalog of Consul at {address}" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("token", None, "discovery.consul.token_file: {path} cannot be read: No such file or directory"),
+        ("token", "", "discovery.consul.token_file: {path} is empty"),
+        ("token", "two words", "discovery.consul.token_file: {path} holds more than one word"),
+        ("ca.pem", None, "discovery.consul: {path} cannot be read: No such file or directory"),
+        ("ca.pem", "no PEM", "discovery.consul: {path} holds no certificates in PEM"),
+        ("client.pem", "no PEM", "discovery.consul: {path} holds no certificates in PEM"),
+        ("client.key", None, "discovery.consul: {path} cannot be read: No such file or directory"),
+        ("client.key", "no PEM", "discovery.consul: {path} holds no private key in PEM"),
+    ],
+)
+def test_a_file_for_consul_that_cannot_be_used(
+    host: Path, capsys: pytest.CaptureFixture[str], name: str, content: str | None, message: str
+) -> None:
+    consul_files(host)
+    path = host / "consul" / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with_consul(host, HTTPS, *FILES, TOKEN)
+    assert check(host) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{host}/conf.toml: error: {message.format(path=path)}")
+    assert "7ad2b8b3" not in line
+
+
+def test_a_key_of_another_certificate(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    consul_files(host)
+    (host / "consul" / "client.key").write_bytes((host / "certs" / "host.key").read_bytes())
+    with_consul(host, HTTPS, *FILES)
+    assert check(host) == 1
+    assert "client.key is not the key of the first certificate in" in capsys.readouterr().err
+
+
+def test_files_for_consul_that_everybody_may_read_are_worth_a_warning(
+    host: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    consul_files(host)
+    for name in ("token", "client.key"):
+        (host / "consul" / name).chmod(0o644)
+    with_consul(host, HTTPS, *FILES, TOKEN)
+    assert check(host) == 0
+    token, key = capsys.readouterr().err.splitlines()
+    assert "warning: discovery.consul.token_file: every user of this host may read" in token
+    assert "warning: discovery.consul: every user of this host may read" in key
+
+
+def test_a_credential_is_there_for_the_service_only(
+    host: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    consul_files(host)
+    with_consul(host, 'token_credential = "token"')
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert check(host) == 0
+    assert "warning: discovery.consul.token_credential: cannot be looked at here" in capsys.readouterr().err
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(host / "consul"))
+    assert check(host) == 0
+    assert capsys.readouterr().err == ""
+    (host / "consul" / "token").unlink()
+    assert check(host) == 1
+    assert "error: discovery.consul.token_credential: " in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_conf_toml_is_not_said_twice(host: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    consul_files(host)
+    with_consul(host, HTTPS, FILES[0], FILES[1])
+    assert check(host) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "discovery.consul.certificate: is given without key" in line

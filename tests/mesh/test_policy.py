@@ -8,6 +8,7 @@ import pytest
 from hostproxy.mesh import policy
 from hostproxy.mesh.document import Invalid
 from hostproxy.mesh.policy import AllowRule, Policy, ServicePolicy
+from hostproxy.mesh.subsets import SUBSETS, Subset
 
 WHOLE = """
 [defaults]
@@ -18,6 +19,10 @@ protocol = "http"
 permissive = true
 timeout = "2s"
 balance = "round-robin"
+prefer = "zone"
+failover = ["dc2", "dc3"]
+panic_threshold = 30
+default_subset = "v1"
 
 [[service.payments.allow]]
 from = ["cart", "web"]
@@ -27,8 +32,17 @@ paths = ["/make-payment", "/v2/*"]
 [[service.payments.allow]]
 from = ["*"]
 
+[service.payments.subset.v1]
+version = "1.4.2-3~deb12u1"
+
+[service.payments.subset.canary]
+version = "2"
+tags = ["blue", "urlprefix-/pay strip"]
+meta = { region = "eu", owner = "" }
+
 [service.cart]
 timeout = "250ms"
+failover = []
 """
 
 
@@ -57,11 +71,23 @@ def test_a_policy_file(tmp_path: Path) -> None:
                 timeout=2.0,
                 balance="round-robin",
                 allow=(
-                    AllowRule(("cart", "web"), ("POST",), ("/make-payment", "/v2/*"), "policy.toml:11"),
-                    AllowRule(("*",), (), (), "policy.toml:16"),
+                    AllowRule(("cart", "web"), ("POST",), ("/make-payment", "/v2/*"), "policy.toml:15"),
+                    AllowRule(("*",), (), (), "policy.toml:20"),
                 ),
+                prefer="zone",
+                failover=("dc2", "dc3"),
+                panic_threshold=30,
+                default_subset="v1",
+                subsets={
+                    "v1": Subset(version="1.4.2-3~deb12u1"),
+                    "canary": Subset(
+                        version="2",
+                        tags=("blue", "urlprefix-/pay strip"),
+                        meta=(("owner", ""), ("region", "eu")),
+                    ),
+                },
             ),
-            "cart": ServicePolicy(timeout=0.25),
+            "cart": ServicePolicy(timeout=0.25, failover=()),
         },
     )
 
@@ -103,6 +129,55 @@ def test_a_key_in_two_files_is_refused_with_both_places(tmp_path: Path) -> None:
         "b.toml:3: service.payments.allow: is given at a.toml:5 as well; keep one of the two",
         "b.toml:6: defaults.access: is given at a.toml:2 as well; keep one of the two",
     ]
+
+
+def test_subsets_of_a_service_may_be_in_several_files(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        a='[service.payments]\ndefault_subset = "v2"\n[service.payments.subset.v1]\nversion = "1"\n',
+        b='[service.payments.subset.v2]\nversion = "2"\n',
+    )
+    assert policy.load(path).services == {
+        "payments": ServicePolicy(
+            default_subset="v2", subsets={"v1": Subset(version="1"), "v2": Subset(version="2")}
+        )
+    }
+
+
+def test_a_subset_in_two_files_is_refused_even_with_other_keys(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        a='[service.payments.subset.v1]\nversion = "1"\n',
+        b='# \n[service.payments.subset.v1]\ntags = ["blue"]\n',
+    )
+    with pytest.raises(Invalid) as caught:
+        policy.load(path)
+    assert [str(problem).removeprefix(f"{path}/") for problem in caught.value.problems] == [
+        "b.toml:2: service.payments.subset.v1: is given at a.toml:1 as well; keep one of the two"
+    ]
+
+
+def test_no_more_subsets_than_bounded_in_one_file_or_several(tmp_path: Path) -> None:
+    text = [f'[service.payments.subset.v{number}]\nversion = "{number}"\n' for number in range(SUBSETS + 1)]
+    (found,) = problems_of("".join(text), tmp_path)
+    assert found == f"1: service.payments.subset: there are {SUBSETS + 1}, the most is {SUBSETS}"
+    path = write(tmp_path, policy="".join(text[:40]), rest="".join(text[40:]))
+    with pytest.raises(Invalid) as caught:
+        policy.load(path)
+    assert [str(problem).removeprefix(f"{path}/") for problem in caught.value.problems] == [
+        f"rest.toml:{2 * (SUBSETS - 40) + 1}: service.payments.subset.v64: is one of 65 subsets, the most is 64"
+    ]
+
+
+def test_a_default_subset_is_looked_for_only_when_all_files_are_understood(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        a='[service.payments]\ndefault_subset = "v2"\n',
+        b='[service.payments.subset.v2]\nverison = "2"\n',
+    )
+    with pytest.raises(Invalid) as caught:
+        policy.load(path)
+    assert [problem.message for problem in caught.value.problems] == ["unknown key"]
 
 
 def test_the_problems_of_all_files_are_told_at_once(tmp_path: Path) -> None:
@@ -171,6 +246,43 @@ def test_a_missing_path_is_refused(tmp_path: Path) -> None:
             "[service.a]\nprotocol = 'tcp'\n[[service.a.allow]]\nfrom = ['*']\nmethods = ['GET']",
             '5: service.a.allow[0].methods: means nothing with protocol = "tcp"; leave it out',
         ),
+        (
+            "[service.a]\nprefer = 'zones'",
+            '2: service.a.prefer: expected one of "none", "zone", "round-trip", found "zones"; did you mean "zone"?',
+        ),
+        ("[service.a]\nfailover = 'dc2'", '2: service.a.failover: expected an array, found "dc2"; put it into'),
+        ("[service.a]\nfailover = ['dc2', 'dc2']", '2: service.a.failover[1]: "dc2" is there twice'),
+        ("[service.a]\nfailover = ['DC2']", '2: service.a.failover[0]: "DC2" is not the name of a datacenter'),
+        ("[service.a]\npanic_threshold = 101", "2: service.a.panic_threshold: 101 is too high; the most is 100"),
+        ("[service.a]\npanic_threshold = 0.5", "2: service.a.panic_threshold: expected a whole number, found"),
+        (
+            "[service.a]\ndefault_subset = 'v2'",
+            '2: service.a.default_subset: "v2" is no subset of this service; it has none',
+        ),
+        (
+            "[service.a]\ndefault_subset = 'canery'\n[service.a.subset.canary]\nversion = '2'",
+            '2: service.a.default_subset: "canery" is no subset of this service; did you mean "canary"?',
+        ),
+        (
+            "[service.a]\ndefault_subset = 'x'\nsubset = { v1 = { version = '1' }, v2 = { version = '2' } }",
+            '2: service.a.default_subset: "x" is no subset of this service; known here: v1, v2',
+        ),
+        ("[service.a.subset.v1]", "1: service.a.subset.v1: says nothing of its instances; give version, tags or"),
+        ("[service.a.subset.v1]\nmeta = {}", "1: service.a.subset.v1: says nothing of its instances"),
+        ("[service.a.subset.v1]\nversion = ''", "2: service.a.subset.v1.version: is empty"),
+        ("[service.a.subset.v1]\nversion = 2", "2: service.a.subset.v1.version: expected a string, found the"),
+        ("[service.a.subset.v1]\ntags = []", "2: service.a.subset.v1.tags: is empty; leave it out"),
+        ('[service.a.subset.v1]\ntags = ["\\u0007"]', '2: service.a.subset.v1.tags[0]: "\\u0007" has control'),
+        (
+            "[service.a.subset.v1]\nmeta = { 'a b' = 'c' }",
+            '2: service.a.subset.v1.meta."a b": is not a key of metadata; it has at most 128 ASCII letters',
+        ),
+        (
+            f"[service.a.subset.v1]\nmeta = {{ a = '{'é' * 257}' }}",
+            '2: service.a.subset.v1.meta.a: "' + "\\u00e9" * 60 + '..." is more than 512 bytes',
+        ),
+        ("[service.a.subset.V1]\nversion = '1'", '1: service.a.subset.V1: "V1" is not the name of a subset; did'),
+        ("[service.a.subset.v1]\nverison = '1'", '2: service.a.subset.v1.verison: unknown key; did you mean "vers'),
     ],
 )
 def test_a_wrong_policy_says_where_and_why(tmp_path: Path, text: str, problem: str) -> None:

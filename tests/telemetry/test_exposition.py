@@ -11,18 +11,31 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from hostproxy.telemetry import families
-from hostproxy.telemetry.exposition import HostFacts, WorkerFacts, render
+from hostproxy.telemetry.exposition import ConsulFacts, HostFacts, WorkerFacts, render
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.telemetry.totals import Totals
 
-TABLES = (families.REQUESTS, families.TCP, families.EVENTS, families.LEVELS, families.HOST)
+TABLES = (families.REQUESTS, families.TCP, families.EVENTS, families.LEVELS, families.HOST, families.CONSUL)
 
 
 def host_facts(**changes):
     values = {
         "build": ("0.1.0", "3.11.2", "26.10.0"),
         "workers": (WorkerFacts(0, True, 2, 0.001), WorkerFacts(1, False, 0, 0.0)),
-        "endpoints": {"payments": 2, "cart": 1},
+        "endpoints": {"payments": {"passing": 2, "critical": 1}, "cart": {"passing": 0}},
+        "confirmed": {("payments", "dc1"): 1.6e9},
+        "consul": ConsulFacts(
+            requests={("health_service", "200"): 7, ("health_service", "timeout"): 1},
+            errors={"timeout": 1},
+            index_resets=2,
+            suppressed_empty=3,
+            refused_instances=4,
+            deferred_updates=5,
+            last_success=1.5e9,
+            watches=6,
+        ),
+        "health": {("cart", "127.0.0.1:9000"): True, ("cart", "127.0.0.1:9001"): False},
+        "probes": {("cart", "healthy"): 9},
         "catalog_age": 12.5,
         "certificates": {"spiffe://example.org/service/cart": 1.8e9},
         "problems": {"catalog": 0, "policy": 2, "certificates": 0},
@@ -136,7 +149,14 @@ def test_what_the_supervisor_knows():
     assert value(page, "worker_up", worker="1") == 0
     assert value(page, "worker_restarts_total", worker="0") == 2
     assert value(page, "reactor_lag_seconds", worker="0") == 0.001
-    assert value(page, "endpoints", destination="payments") == 2
+    assert value(page, "endpoints", destination="payments", state="passing") == 2
+    assert value(page, "endpoints", destination="payments", state="critical") == 1
+    assert value(page, "endpoints", destination="cart", state="passing") == 0
+    labels = {"destination": "payments", "datacenter": "dc1"}
+    assert value(page, "discovery_confirmed_timestamp_seconds", **labels) == 1.6e9
+    assert value(page, "local_instance_healthy", service="cart", local_address="127.0.0.1:9000") == 1
+    assert value(page, "local_instance_healthy", service="cart", local_address="127.0.0.1:9001") == 0
+    assert value(page, "health_probes_total", service="cart", result="healthy") == 9
     assert value(page, "endpoint_set_age_seconds") == 12.5
     identity = "spiffe://example.org/service/cart"
     assert value(page, "certificate_not_after_timestamp_seconds", identity=identity) == 1.8e9
@@ -146,6 +166,24 @@ def test_what_the_supervisor_knows():
     assert value(page, "config_reloads_total", result="refused") == 3
     assert value(page, "build_info", version="0.1.0", python="3.11.2", twisted="26.10.0") == 1
     assert samples(page)[("process_resident_memory_bytes", ())] > 0
+
+
+def test_what_is_asked_of_consul():
+    page = render(totals(), host_facts(), as_openmetrics=False)
+    assert value(page, "consul_requests_total", endpoint="health_service", code="200") == 7
+    assert value(page, "consul_requests_total", endpoint="health_service", code="timeout") == 1
+    assert value(page, "consul_watch_errors_total", reason="timeout") == 1
+    assert value(page, "consul_index_resets_total") == 2
+    assert value(page, "consul_empty_result_suppressed_total") == 3
+    assert value(page, "consul_refused_instances_total") == 4
+    assert value(page, "consul_deferred_updates_total") == 5
+    assert value(page, "consul_last_success_timestamp_seconds") == 1.5e9
+    assert value(page, "consul_watches") == 6
+
+
+def test_without_consul_there_is_nothing_of_it():
+    page = render(totals(), host_facts(consul=None), as_openmetrics=False)
+    assert not [name for name, _ in samples(page) if name.startswith("hostproxy_consul_")]
 
 
 def test_without_a_catalog_there_is_no_age_of_one():

@@ -11,7 +11,7 @@ import pytest
 import hostproxy
 from hostproxy.telemetry import families
 
-TABLES = (families.REQUESTS, families.TCP, families.EVENTS, families.LEVELS, families.HOST)
+TABLES = (families.REQUESTS, families.TCP, families.EVENTS, families.LEVELS, families.HOST, families.CONSUL)
 ALL = [(name, family) for table in TABLES for name, family in table.items()]
 
 
@@ -24,7 +24,8 @@ def test_names_labels_and_help(name, family):
     assert re.fullmatch(r"[a-z][a-z_]*[a-z]", name)
     assert name.endswith("_total") == (family.kind == "counter")
     assert family.help.endswith(".")
-    forbidden = {"path", "peer", "client", "request_id", "le", "address"}
+    # The last two are what Prometheus itself says of a target.
+    forbidden = {"path", "peer", "client", "request_id", "le", "address", "instance", "job"}
     assert not forbidden & set(family.labels)
     assert len(set(family.labels)) == len(family.labels)
 
