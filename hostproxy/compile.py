@@ -6,22 +6,27 @@ out the same is the same object as before: so is finding what to tell the worker
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from hostproxy.discovery.catalog import changed
+from hostproxy.mesh.policy import ServicePolicy
+from hostproxy.selection import Here, select
 from hostproxy.snapshot import AccessLog, AllowRule, Delta, Listener, Local, Service, Snapshot
 
 if TYPE_CHECKING:
-    from hostproxy.config import Config, LocalService
+    from hostproxy.config import Config
+    from hostproxy.config_services import LocalService
     from hostproxy.discovery.catalog import Catalog
     from hostproxy.identity.files import Identities
-    from hostproxy.mesh.policy import Policy, ServicePolicy
+    from hostproxy.mesh.policy import Policy
 
 # Whose certificate is presented by callers that are not a service of this host.
 HOST = "host"
 
 DEFAULT_PROTOCOL = "http"
+NO_RULES = ServicePolicy()
 
 Value = TypeVar("Value")
 
@@ -33,11 +38,15 @@ class Inputs(NamedTuple):
     catalog: Catalog
     policy: Policy
     identities: Identities
+    bands: Mapping[str, int] = MappingProxyType({})  # by host: how far away it is, for prefer = "round-trip"
+    unhealthy: frozenset[tuple[str, str]] = frozenset()  # instances of this host: service and address
 
 
 def compile_snapshot(version: int, inputs: Inputs, before: tuple[Inputs, Snapshot] | None = None) -> Snapshot:
     """The snapshot of ``inputs``; ``before``, what was compiled last, saves the work for all that is unchanged."""
-    config, _, _, identities = inputs
+    config = inputs.config
+    identities = inputs.identities
+    consul = config.discovery.backend == "consul"
     access = config.log.access_path
     return Snapshot(
         version=version,
@@ -52,9 +61,15 @@ def compile_snapshot(version: int, inputs: Inputs, before: tuple[Inputs, Snapsho
         authorities=identities.authorities,
         identities=dict(identities.by_name),
         services=_services(inputs, before),
-        locals={local.name: _local(local, inputs.policy) for local in config.services},
-        listeners=listeners(config),
+        locals=_locals(inputs, before),
+        listeners=before[1].listeners if before is not None and before[0].config is config else listeners(config),
+        first_use=config.discovery.consul.first_use if consul else 0.0,
     )
+
+
+def destination(service: str, subset: str = "") -> str:
+    """The key of Snapshot.services for a service, or a subset of one."""
+    return f"{subset}.{service}" if subset else service
 
 
 def listeners(config: Config) -> tuple[Listener, ...]:
@@ -68,7 +83,7 @@ def listeners(config: Config) -> tuple[Listener, ...]:
             id=f"upstream:{upstream.service}@{upstream.listen}",
             kind="upstream",
             address=upstream.listen,
-            service=upstream.service,
+            service=destination(upstream.service, upstream.subset),
             caller=upstream.caller,
         )
         for upstream in outbound.upstreams
@@ -116,50 +131,94 @@ def _changes(old: Mapping[str, Value], new: Mapping[str, Value]) -> dict[str, Va
 
 
 def _services(inputs: Inputs, before: tuple[Inputs, Snapshot] | None) -> dict[str, Service]:
-    """Every service that is known from the catalog, from the policy, or because it runs here."""
-    config, catalog, policy, _ = inputs
+    """Every destination that is known from the catalog, from the policy, or because it runs here."""
+    config, catalog, policy = inputs.config, inputs.catalog, inputs.policy
     protocols = {local.name: local.protocol for local in config.services}
-    if before is not None and before[0].policy is policy and before[0].config is config:
-        services = dict(before[1].services)
-        names = changed(before[0].catalog, catalog)
+    named = _upstream_subsets(config)
+    known = before[1].services if before is not None else {}
+    if before is not None and before[0].config is config:
+        services = dict(known)
+        names = _affected(before[0], inputs)
+        old_policy = before[0].policy
+        for name in names:
+            for subset in _subsets(name, old_policy, named):
+                services.pop(destination(name, subset), None)
     else:
         services = {}
-        names = {*catalog, *policy.services, *protocols}
-    known = before[1].services if before is not None else {}
+        names = {*catalog, *policy.services, *protocols, *named}
+    here = Here(config.host.name, config.host.datacenter, config.host.zone, inputs.bands)
     for name in names:
+        subsets = _subsets(name, policy, named)
         if name not in catalog and name not in policy.services and name not in protocols:
-            services.pop(name, None)
-            continue
-        service = _service(name, inputs, protocols.get(name, DEFAULT_PROTOCOL))
-        if service == known.get(name):
-            service = known[name]
-        services[name] = service
+            subsets = named.get(name, ())  # it is not known; still an upstream is to say why it does not work
+        for subset in subsets:
+            key = destination(name, subset)
+            service = _service(name, subset, inputs, protocols.get(name, DEFAULT_PROTOCOL), here)
+            services[key] = known[key] if service == known.get(key) else service
     return services
 
 
-def _service(name: str, inputs: Inputs, protocol: str) -> Service:
-    rules: ServicePolicy | None = inputs.policy.services.get(name)
-    instances = inputs.catalog.get(name, ())
-    if rules is None:
-        return Service(name=name, protocol=protocol, instances=instances)
+def _affected(old: Inputs, new: Inputs) -> set[str]:
+    """The services that may be compiled to something else, with the same configuration."""
+    names = changed(old.catalog, new.catalog)
+    before, after = old.policy.services, new.policy.services
+    if before is not after:
+        names |= {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    if old.bands is not new.bands and old.bands != new.bands:
+        names |= {name for name, rules in after.items() if rules.prefer == "round-trip"}
+    return names
+
+
+def _upstream_subsets(config: Config) -> dict[str, list[str]]:
+    """The subsets that upstreams name, by service."""
+    named: dict[str, list[str]] = {}
+    for upstream in config.outbound.upstreams:
+        if upstream.subset:
+            named.setdefault(upstream.service, []).append(upstream.subset)
+    return named
+
+
+def _subsets(name: str, policy: Policy, named: Mapping[str, Iterable[str]]) -> Iterable[str]:
+    """The subsets of a service that are destinations: "" for the service itself, and those defined or asked for."""
+    rules = policy.services.get(name, NO_RULES)
+    return dict.fromkeys(["", *rules.subsets, *named.get(name, ())])
+
+
+def _service(name: str, subset: str, inputs: Inputs, protocol: str, here: Here) -> Service:
+    rules = inputs.policy.services.get(name, NO_RULES)
+    selection = select(name, inputs.catalog.get(name, ()), rules, subset, here)
     return Service(
         name=name,
+        subset=subset,
         protocol=rules.protocol or protocol,
-        permissive=rules.permissive,
         timeout=rules.timeout,
         balance=rules.balance,
-        instances=instances,
+        places=selection.places,
+        obstacle=selection.obstacle,
     )
 
 
-def _local(local: LocalService, policy: Policy) -> Local:
+def _locals(inputs: Inputs, before: tuple[Inputs, Snapshot] | None) -> dict[str, Local]:
+    """The services of this host. After news of health, only those that it is about are made again."""
+    old = before[0] if before is not None else None
+    known = before[1].locals if before is not None else {}
+    same = old is not None and old.config is inputs.config and old.policy is inputs.policy
+    affected = {service for service, _ in old.unhealthy ^ inputs.unhealthy} if old is not None else set()
+    return {
+        local.name: known[local.name] if same and local.name not in affected else _local(local, inputs)
+        for local in inputs.config.services
+    }
+
+
+def _local(local: LocalService, inputs: Inputs) -> Local:
     """A service of this host with what its callers may do.
 
     With rules, or with ``access = "deny"``, a call must match a rule. Without either, everybody with a
     certificate of the trust domain may call.
     """
-    rules = policy.services.get(local.name)
-    allow = rules.allow if rules is not None else ()
+    policy = inputs.policy
+    rules = policy.services.get(local.name, NO_RULES)
+    allow = rules.allow
     if allow:
         default_allow = False
         reason = f"{allow[0].source}: no allow rule of service.{local.name} matches"
@@ -169,12 +228,23 @@ def _local(local: LocalService, policy: Policy) -> Local:
     else:
         default_allow = True
         reason = "no policy speaks of this service"
+    instances = _usable(local, inputs, rules.panic_threshold)
     return Local(
         name=local.name,
-        protocol=(rules.protocol if rules is not None else None) or local.protocol,
-        instances=local.instances,
+        protocol=rules.protocol or local.protocol,
+        instances=instances,
         allow=tuple(AllowRule(rule.callers, rule.methods, rule.paths, rule.source) for rule in allow),
         default_allow=default_allow,
         default_reason=reason,
-        timeout=rules.timeout if rules is not None else 0.0,
+        timeout=rules.timeout,
+        failing="" if instances or not local.instances else f"health checks: no instance of {local.name} passes",
     )
+
+
+def _usable(local: LocalService, inputs: Inputs, threshold: int) -> tuple[str, ...]:
+    """The instances that pass their health check; all of them when none does, unless ``threshold`` is 0.
+
+    One that passes takes all: callers weigh this host by what passes, so it gets no more than its share.
+    """
+    healthy = tuple(address for address in local.instances if (local.name, address) not in inputs.unhealthy)
+    return healthy if healthy or not threshold else local.instances

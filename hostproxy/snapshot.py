@@ -11,32 +11,31 @@ import msgspec
 from hostproxy.limits import Limits
 
 
-class Instance(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """One address of a service, as discovery knows it.
+class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Where connections for a service go: a host's mesh port, or an instance on a host without a hostproxy.
 
     Without tracking by the collector (it cannot be part of a cycle): there are ten thousands of them.
     """
 
-    service: str
-    host: str
-    address: str  # "10.0.0.12:9001", "[::1]:9001" or "unix:/run/app.sock": where the instance listens
-    mesh: str = ""  # its host's mesh port "10.0.0.12:15443"; empty: no hostproxy there
-    datacenter: str = ""
-    zone: str = ""
-    version: str = ""
-    tags: tuple[str, ...] = ()
-    weight: int = 1
+    address: str  # "10.0.0.12:15443", or where the instance listens
+    secure: bool  # mutual TLS: it is a mesh port
+    datacenter: str  # of the host: a part of the TLS server name
+    weight: int  # of all instances behind it together, at least 1
 
 
 class Service(msgspec.Struct, frozen=True, array_like=True):
-    """A service as a destination: its policy and where it runs."""
+    """A destination: a service or a subset of one, its policy and where it runs.
 
-    name: str
+    Which instances are used, and in which shares, is decided before: see :mod:`hostproxy.selection`.
+    """
+
+    name: str  # of the service, as identities have it
+    subset: str = ""
     protocol: str = "http"  # http, http2, grpc, tcp
-    permissive: bool = False  # plain text to instances whose host has no hostproxy
     timeout: float = 0.0  # seconds for a whole call, retries included; 0: none
     balance: str = "least-request"  # least-request, round-robin, random
-    instances: tuple[Instance, ...] = ()
+    places: tuple[Place, ...] = ()
+    obstacle: str = ""  # why there is no place, for callers to read
 
 
 class Local(msgspec.Struct, frozen=True, array_like=True):
@@ -49,6 +48,7 @@ class Local(msgspec.Struct, frozen=True, array_like=True):
     default_allow: bool = True  # what happens when no rule matches
     default_reason: str = ""  # names the default that decides then, for example "policy.toml:3: [defaults] access"
     timeout: float = 0.0
+    failing: str = ""  # why no instance may be used although there are some: health checks; empty: they may
 
 
 class AllowRule(msgspec.Struct, frozen=True, array_like=True):
@@ -79,7 +79,7 @@ class Listener(msgspec.Struct, frozen=True, array_like=True):
     id: str  # "mesh", "proxy", or "upstream:payments@127.0.0.1:7001"
     kind: str  # mesh, proxy, upstream
     address: str
-    service: str = ""  # upstream: where its traffic goes
+    service: str = ""  # upstream: the destination of its traffic, a key of Snapshot.services
     caller: str = ""  # whose certificate is presented: a service name, or "host"
 
 
@@ -97,9 +97,12 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     access_log: AccessLog | None
     authorities: bytes  # PEM bundle of the trust domain's roots
     identities: dict[str, Identity]
-    services: dict[str, Service]
+    services: dict[str, Service]  # by destination: "payments", and "v2.payments" for a subset
     locals: dict[str, Local]
     listeners: tuple[Listener, ...]
+    # Seconds that a request may wait for a service named for the first time, which the supervisor then looks up;
+    # 0: services that are not here do not exist.
+    first_use: float = 0.0
 
 
 class AccessLog(msgspec.Struct, frozen=True, array_like=True):

@@ -32,7 +32,7 @@ class Pace:
         for number, (interval, burst) in enumerate(self.LIMITS):
             self._due[number] = max(self._due[number], now) + interval
             wait = max(wait, self._due[number] - now - (burst - 1) * interval)
-        return wait if wait > 0.001 else 0.0  # less is a rounding error
+        return wait
 
 
 class Backoff:

@@ -32,9 +32,10 @@ def test_two_answers_at_once_and_then_one_a_second(since: float) -> None:
     assert Churn(since).answers(4) == pytest.approx([0, 0, 1, 2, 3, 4])
 
 
-def test_answers_that_are_rare_never_wait() -> None:
-    churn = Churn()
-    for seconds in (5.0, 5.0, 10.0, 7.5) * 50:
+@pytest.mark.parametrize("since", [0.0, 0.1, 1e6 + 0.1, 3e9 / 7])
+def test_answers_that_are_rare_never_wait(since: float) -> None:
+    churn = Churn(since)
+    for seconds in (5.01, 5.7, 10.3, 7.5) * 50:
         assert churn.pace.count() == 0
         churn.clock.advance(seconds)
 

@@ -493,6 +493,15 @@ def test_a_refresh_ends_the_pause_after_failures(setting: Setting) -> None:
     assert setting.until_asked() == pytest.approx(0, abs=0.011)
 
 
+def test_refreshing_all_the_time_without_answers_is_no_busy_loop(setting: Setting) -> None:
+    setting.agent.always = AgentError("refused", "no connection")
+    setting.agent.say(setting.agent.always)
+    for _ in range(2000):
+        setting.clock.advance(0.01)
+        setting.query.refresh()
+    assert 10 <= len(setting.agent.asked) <= 22
+
+
 def test_a_refresh_from_where_an_answer_is_taken(setting: Setting) -> None:
     setting.query._take = lambda reply: setting.query.refresh() or ""
     setting.say(b"[1]", index=10)
