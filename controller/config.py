@@ -104,7 +104,7 @@ PUSH = Table(
     PushConfig,
     Key("parallel", Integer(1, 1000), "how many hosts are told at a time"),
     Key("timeout", Duration(0.1, 300.0), "the time for telling one"),
-    Key("bundle_life", Duration(60.0, 366 * DAY), "how long a bundle is current; hosts go on with an older one, and tell"),
+    Key("bundle_life", Duration(60.0, 366 * DAY), "how long a bundle is current; hosts that have an older one say so"),
     Key("port", Integer(1, 65535), "the port of [controller] listen on hosts that have not reported another"),
 )
 

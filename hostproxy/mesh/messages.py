@@ -14,6 +14,7 @@ BODY_SIZE = 256 * 1024  # bytes of any of these; a report of a host with a hundr
 PEM_SIZE = 64 * 1024
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
+HostName = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]  # it may be a full DNS name
 Word = Annotated[str, msgspec.Meta(max_length=128)]
 Line = Annotated[str, msgspec.Meta(max_length=1000)]
 Pem = Annotated[str, msgspec.Meta(min_length=1, max_length=PEM_SIZE)]
@@ -33,7 +34,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 class EnrolRequest(Message, frozen=True):
     """A host without a certificate asks for its first one, with a token that names it."""
 
-    host: Name
+    host: HostName
     token: Annotated[str, msgspec.Meta(min_length=16, max_length=256)]
     csr: Pem
 
@@ -75,6 +76,7 @@ class HostReport(Message, frozen=True):
     """How a host stands. An acknowledgement is one with state "applied"."""
 
     software: Word
+    listen: Word = ""  # where bundles can be pushed to, "10.0.0.12:15009"; empty: the host asks by itself
     epoch: Count = 0  # of the bundle in force
     generation: Count = 0
     digest: Word = ""
