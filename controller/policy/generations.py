@@ -105,15 +105,24 @@ class Generations:
         return chain
 
     async def apply(
-        self, files: Mapping[str, bytes], actor: str, now: float, note: str = "", restored: int = 0
+        self,
+        files: Mapping[str, bytes],
+        actor: str,
+        now: float,
+        note: str = "",
+        restored: int = 0,
+        anyway: bool = False,
     ) -> Generation:
-        """Make ``files``, which were checked, the newest. Raises :class:`Unchanged`, or Conflict when others do too."""
+        """Make ``files``, which were checked, the newest. Raises :class:`Unchanged`, or Conflict when others do too.
+
+        ``anyway``: a new generation even when the files are the same.
+        """
         for name in files:
             file_name(name)
         for _ in range(TRIES):
             head, version = await self._head()
             before = await self._load(head.key) if head is not None else None
-            if before is not None and before.digest == digest_of(files):
+            if before is not None and before.digest == digest_of(files) and not anyway:
                 raise Unchanged(f"generation {before.version} has the same files")
             epoch, number = (head.version.epoch, head.version.generation) if head is not None else (1, 0)
             generation = Generation(
@@ -136,6 +145,14 @@ class Generations:
         """Make the files of an earlier generation the newest, as a generation of its own: numbers never go back."""
         earlier = await self.get(generation)
         return await self.apply(earlier.files, actor, now, note, restored=generation)
+
+    async def renew(self, actor: str, now: float, note: str) -> Generation | None:
+        """The same files as a new generation, for what else travels with them: roots, signers, denied identities.
+
+        Hosts tell bundles apart by their number, so nothing in one may change without it. None before the first.
+        """
+        newest = await self.newest()
+        return None if newest is None else await self.apply(newest.files, actor, now, note, anyway=True)
 
     async def raise_epoch(self, actor: str, now: float) -> Generation:
         """After the store was restored from a backup: what hosts have may be newer, and is replaced by this epoch."""

@@ -1,0 +1,279 @@
+"""The rollout that is under way.
+
+What is decided stands in the store before anybody is told, so the next leader goes on where this one fell. Whoever has
+the new generation is to go back by itself unless it is told to stay: so a wave ends well without a controller too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from controller.api.interfaces import Wanted
+from controller.policy.generations import Generation, Generations, Version
+from controller.registry.hosts import Report
+from controller.registry.records import Record, Refused, change, read
+from controller.rollout.judgement import Seen, judge
+from controller.rollout.plan import Plan, assign
+from controller.store import NotLeading, Store, Unavailable
+
+KEY = "state/rollout"
+TICK = 1.0  # seconds between looks at what the hosts report
+
+Phase = Literal["running", "done", "stopped"]
+
+
+class Rollout(Record, frozen=True):
+    """One rollout. Times are Unix seconds."""
+
+    version: Version
+    before: Version | None  # what hosts keep, or go back to
+    plan: Plan
+    actor: str
+    began: float
+    waves: tuple[tuple[str, ...], ...]
+    wave: int = 0  # the one under way
+    wave_began: float = 0.0
+    phase: Phase = "running"
+    ended: float = 0.0
+    reason: str = ""  # what it waits for, or why it ended
+
+    @property
+    def confirm_within(self) -> float:
+        """Seconds until a host goes back by itself; 0: it has no reason to."""
+        if len(self.waves) < 2 and not self.plan.hold:
+            return 0.0
+        return self.plan.hold + 2 * self.plan.patience
+
+    def reached(self, host: str) -> bool:
+        """Whether its wave has come."""
+        return self.phase == "done" or any(host in wave for wave in self.waves[: self.wave + 1])
+
+    def passed(self, host: str) -> bool:
+        """Whether its wave was well."""
+        return self.phase == "done" or any(host in wave for wave in self.waves[: self.wave])
+
+
+class Surroundings(NamedTuple):
+    """What a rollout needs to know, and whom it tells."""
+
+    hosts: Callable[[], Awaitable[Collection[str]]]  # those that are to have policy
+    reports: Callable[[], Awaitable[Mapping[str, Report]]]
+    tell: Callable[[Iterable[str]], object]  # there is something new for these
+    ended: Callable[[Rollout], Awaitable[object]]  # for the audit log
+
+
+class Rollouts:
+    """See :class:`controller.api.interfaces.Rollouts`. Started while this controller leads."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        store: Store,
+        generations: Generations,
+        surroundings: Surroundings,
+        now: Callable[[], float],
+    ) -> None:
+        """``now`` is the wall clock: a rollout outlives processes."""
+        self._reactor = reactor
+        self._store = store
+        self._generations = generations
+        self._around = surroundings
+        self._now = now
+        self._timer: Any = None
+        self._looking: Deferred[None] | None = None
+        self._leading = False
+
+    # While leading
+
+    def lead(self) -> None:
+        """Go on with what is under way."""
+        self._leading = True
+        self._schedule(0.0)
+
+    def follow(self) -> None:
+        """Somebody else does."""
+        self._leading = False
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _schedule(self, delay: float) -> None:
+        if self._leading and self._looking is None and (self._timer is None or not self._timer.active()):
+            self._timer = self._reactor.callLater(delay, self._begin_look)
+
+    def _begin_look(self) -> None:
+        self._looking = Deferred.fromCoroutine(self._look())
+
+    async def _look(self) -> None:
+        """Never fails. Runs again as long as a rollout is under way."""
+        running = True
+        try:
+            running = await self.step()
+        except (Unavailable, NotLeading) as error:
+            self.log.warn("the rollout waits: {error}", error=error)
+        except Exception:
+            self.log.failure("looking at the rollout")
+        finally:
+            self._looking = None
+            if running:
+                self._schedule(TICK)
+
+    async def step(self) -> bool:
+        """Look once, and do what is to be done. Returns whether a rollout is under way."""
+        rollout = await self._current()
+        if rollout is not None and rollout.phase == "stopped":
+            await self._go_back(rollout, rollout.actor)  # when who stopped it fell before that
+        if rollout is None or rollout.phase != "running":
+            return False
+        reports = await self._around.reports()
+        seen = {host: Seen(report.report, report.at) for host, report in reports.items()}
+        # Who was denied or forgotten meanwhile is nobody to wait for.
+        hosts = set(await self._around.hosts())
+        wave = [host for host in rollout.waves[rollout.wave] if host in hosts]
+        others = [host for host in hosts if not rollout.reached(host)]
+        version = (rollout.version.epoch, rollout.version.generation)
+        now = self._now()
+        act, reason = judge(rollout.plan, version, wave, others, seen, rollout.wave_began, now)
+        if act == "stop":
+            await self._stop(rollout, reason, "hostproxy-controller")
+            return False
+        if act == "wait":
+            await self._write(rollout, reason=reason)
+            return True
+        if rollout.wave + 1 < len(rollout.waves):
+            after = await self._write(rollout, wave=rollout.wave + 1, wave_began=now, reason="the wave was told")
+            self._around.tell([*wave, *after.waves[after.wave]])
+            return True
+        ended = await self._write(rollout, phase="done", ended=now, reason="every host has it and is well")
+        self.log.info("generation {version} is on all hosts", version=rollout.version)
+        self._around.tell(hosts)
+        await self._around.ended(ended)
+        return False
+
+    # Asked by others
+
+    async def start(self, generation: Generation, plan: Plan, actor: str) -> None:
+        """Bring ``generation``, the newest, to hosts in waves. Refused while another is under way."""
+        history = await self._generations.history()
+        at = next((index for index, each in enumerate(history) if each.version == generation.version), None)
+        before = history[at + 1].version if at is not None and at + 1 < len(history) else None
+        now = self._now()
+        hosts = await self._around.hosts()
+        waves = assign(plan.waves, hosts, str(generation.version))
+        rollout = Rollout(
+            version=generation.version,
+            before=before,
+            plan=plan,
+            actor=actor,
+            began=now,
+            waves=waves,
+            wave_began=now,
+            phase="running" if waves else "done",
+            ended=0.0 if waves else now,
+            reason="the first wave was told" if waves else "there is no host yet",
+        )
+
+        def begun(known: Rollout | None) -> Rollout:
+            if known is not None and known.phase == "running" and known.version != generation.version:
+                raise Refused("busy", f"generation {known.version} is being rolled out: wait, or stop it first")
+            return rollout
+
+        await change(self._store, KEY, Rollout, begun)
+        if waves:
+            self._around.tell(waves[0])
+            self._schedule(TICK)
+
+    async def busy(self) -> str:
+        """Why no other generation can be applied now; "" when one can."""
+        rollout = await self._current()
+        if rollout is None or rollout.phase != "running":
+            return ""
+        return f"generation {rollout.version} is being rolled out: wait, or stop it first"
+
+    async def status(self) -> Rollout | None:
+        """What is under way, or how the last one ended."""
+        return await read(self._store, KEY, Rollout)
+
+    async def stop(self, reason: str, actor: str) -> None:
+        """No further wave; everybody goes back. Refused when nothing is under way."""
+        rollout = await self._current()
+        if rollout is None or rollout.phase != "running":
+            raise Refused("idle", "no rollout is under way")
+        await self._stop(rollout, f"stopped by {actor}: {reason}", actor)
+
+    async def wanted(self, host: str) -> Wanted | None:
+        """What ``host`` is to have now; None while there is nothing for it."""
+        newest = await self._generations.newest()
+        if newest is None:
+            return None
+        rollout = await self._current()
+        if rollout is None or rollout.version != newest.version:
+            return Wanted(newest.version)
+        if rollout.phase == "stopped":
+            return Wanted(rollout.before) if rollout.before is not None else None
+        # One that enrolled meanwhile is in no wave. It has nothing to lose where there is nothing before.
+        joined = rollout.before is None and not any(host in wave for wave in rollout.waves)
+        if rollout.reached(host) or joined:
+            return Wanted(newest.version, rollout.confirm_within)
+        return Wanted(rollout.before) if rollout.before is not None else None
+
+    async def stays(self, host: str, report: Any) -> bool:
+        """Whether the bundle that ``host`` reports as in force is to stay there."""
+        rollout = await self._current()
+        if rollout is None or (report.epoch, report.generation) != (rollout.version.epoch, rollout.version.generation):
+            return True
+        # Also one that enrolled meanwhile: it is in no wave that could fail.
+        in_a_wave = any(host in wave for wave in rollout.waves)
+        return rollout.phase != "stopped" and (rollout.passed(host) or not in_a_wave)
+
+    async def stable(self) -> Version | None:
+        """What every host has, or goes back to."""
+        newest = await self._generations.newest()
+        rollout = await self._current()
+        if newest is None or rollout is None or rollout.version != newest.version or rollout.phase == "done":
+            return newest.version if newest is not None else None
+        return rollout.before
+
+    # The store
+
+    async def _current(self) -> Rollout | None:
+        return await read(self._store, KEY, Rollout)
+
+    async def _write(self, rollout: Rollout, **changes: Any) -> Rollout:
+        after = msgspec.structs.replace(rollout, **changes)
+        if after == rollout:
+            return rollout
+
+        def written(known: Rollout | None) -> Rollout:
+            if known != rollout:
+                raise Unavailable("the rollout was changed by somebody else")
+            return after
+
+        await change(self._store, KEY, Rollout, written)
+        return after
+
+    async def _stop(self, rollout: Rollout, reason: str, actor: str) -> None:
+        now = self._now()
+        stopped = await self._write(rollout, phase="stopped", ended=now, reason=reason)
+        self.log.error("the rollout of generation {version} stops: {reason}", version=rollout.version, reason=reason)
+        await self._go_back(stopped, actor)
+        self._around.tell(await self._around.hosts())
+        await self._around.ended(stopped)
+
+    async def _go_back(self, rollout: Rollout, actor: str) -> None:
+        """Make what was before the newest, unless that was done.
+
+        Not only for the hosts of the wave that failed: a policy that is no good is no good for those before either.
+        As a new generation, because hosts never take an older one.
+        """
+        newest = await self._generations.newest()
+        if rollout.before is not None and newest is not None and newest.version == rollout.version:
+            note = f"instead of {rollout.version}: {rollout.reason}"[:500]
+            await self._generations.rollback(rollout.before.generation, actor, self._now(), note)
