@@ -16,6 +16,7 @@ from hostproxy import config
 from hostproxy.__main__ import COMMANDS
 from hostproxy.admin.pages import INDEX
 from hostproxy.config_discovery import CONSUL, ConsulConfig
+from hostproxy.config_services import CHECK, Check
 from hostproxy.discovery.catalog import Instance
 from hostproxy.discovery.consul.instances import Conversion, Source, split
 from hostproxy.discovery.consul.refusals import Reachable
@@ -44,6 +45,9 @@ FAMILIES = (
 FIRST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/hostproxy demo"
 TEST_COMMAND = ".venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
 BY_HAND = "## Two hosts by hand"
+
+# What every conf.toml needs, for those that are shown in part.
+HOST = '[host]\nname = "web-1"\naddress = "10.0.0.11"\n[mesh]\ntrust_domain = "example.org"\n'
 
 
 def document(name: str) -> str:
@@ -183,13 +187,32 @@ def test_every_key_of_consul_is_told_with_its_default() -> None:
             assert getattr(defaults, key) == float(value), key
 
 
-def test_the_configuration_for_consul_shown_is_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [document("consul.md"), README], ids=["consul.md", "README.md"])
+def test_the_configuration_for_consul_shown_is_one(tmp_path: Path, text: str) -> None:
     path = tmp_path / "conf.toml"
-    host = '[host]\nname = "web-1"\naddress = "10.0.0.11"\n[mesh]\ntrust_domain = "example.org"\n'
-    path.write_text(host + blocks(document("consul.md"), "toml")[0])
+    path.write_text(HOST + blocks(text, "toml")[0])
     loaded, problems = config.examine(str(path))
-    assert not [problem for problem in problems if "discovery" in str(problem)]
+    assert not [problem for problem in problems if "identity" not in str(problem)]
     assert (loaded.discovery.backend, loaded.discovery.consul.token_file) == ("consul", "/etc/hostproxy/consul.token")
+
+
+@pytest.mark.parametrize("title", ["### Consul", "## Health of local instances"])
+def test_every_key_of_a_table_is_told_with_its_default(tmp_path: Path, title: str) -> None:
+    consul = title == "### Consul"
+    table = CONSUL if consul else CHECK
+    before = "[discovery.consul]" if consul else '[[service]]\nname = "payments"\n[service.check]'
+    path = tmp_path / "conf.toml"
+    told = []
+    for keys, defaults, _ in rows(section(document("configuration.md"), title)):
+        told += (names := keys.split(", "))
+        if not re.match(r'["\d]|true|false', defaults):
+            continue  # none, or said in words
+        for name, default in zip(names, defaults.split(", "), strict=True):
+            path.write_text(f"{HOST}{before}\n{name} = {default}\n")
+            loaded, _ = config.examine(str(path))
+            read = loaded.discovery.consul if consul else loaded.services[0].check
+            assert getattr(read, name) == getattr(ConsulConfig() if consul else Check(), name), name
+    assert sorted(told) == sorted(table.keys)
 
 
 def test_the_registration_shown_is_read_as_meant() -> None:

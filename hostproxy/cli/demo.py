@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import http.client
 import json
 import signal
 import sys
 import time
 
+from hostproxy.demo.consul import NoConsul, find
 from hostproxy.demo.load import Load, Tally
-from hostproxy.demo.screen import document, identities, table
-from hostproxy.demo.site import Site, SiteError
+from hostproxy.demo.processes import SiteError
+from hostproxy.demo.screen import Consul, document, identities, table
+from hostproxy.demo.site import LOOK, Site, Unavailable
+from hostproxy.demo.story import Story
 
 ONCE = 1000  # calls of --once
 REFRESH = 1.0  # seconds between two tables
@@ -18,18 +23,35 @@ REFRESH = 1.0  # seconds between two tables
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--once", action="store_true", help=f"make {ONCE} calls, print the table and leave")
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help=f"make {ONCE} calls (with Consul, as many as come while things happen), print the table and leave",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object; implies --once")
+    parser.add_argument(
+        "--consul",
+        nargs="?",
+        const="",
+        metavar="PROGRAM",
+        help="find services by a real Consul: the one on PATH, or PROGRAM",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Start the site, call, show. Status 0: every call succeeded over mutual TLS; 1: not so."""
-    signal.signal(signal.SIGTERM, _interrupt)  # so that the site is taken down on either
+    """Start the site, call, show. 0: every call succeeded over mutual TLS; 1: not so; 2: there is no Consul."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)  # so that the site is taken down on either
     try:
-        with Site() as site:
+        consul = find(arguments.consul) if arguments.consul is not None else None
+        with Site(consul) as site:
+            demo = Demo(site)
             if arguments.once or arguments.json:
-                return _once(site, arguments.json)
-            return _live(site)
+                return demo.once(arguments.json)
+            return demo.live()
+    except NoConsul as error:
+        sys.stderr.write(f"hostproxy demo: {error}\n")
+        return 2
     except SiteError as error:
         sys.stderr.write(f"hostproxy demo: {error}\n")
         return 1
@@ -41,39 +63,83 @@ def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
 
 
-def _once(site: Site, as_json: bool) -> int:
-    tally = Tally()
-    load = Load(site.upstream, tally, ONCE)
-    began = time.monotonic()
-    load.start()
-    load.wait()
-    rate = tally.requests / (time.monotonic() - began)
-    if as_json:
-        print(json.dumps(document(tally)))
-    else:
-        print(table(tally, rate))
-    return 0 if not tally.failed_count and identities(tally).mutual else 1
+class Demo:
+    """The calls to a site, and the table about them."""
 
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._tally = Tally()
+        self._story: Story | None = None
+        self._screen = sys.stdout.isatty()
+        self._drawn = time.monotonic()
+        self._seen = 0
 
-def _live(site: Site) -> int:
-    tally = Tally()
-    load = Load(site.upstream, tally)
-    load.start()
-    seen = 0
-    screen = sys.stdout.isatty()
-    try:
-        while True:
-            time.sleep(REFRESH)
-            count = tally.requests
-            text = table(tally, (count - seen) / REFRESH)
-            seen = count
-            # Home, each line cleared to its end, then the rest of the screen: no flicker.
-            if screen:
-                print("\x1b[H" + text.replace("\n", "\x1b[K\n") + "\x1b[K\n\nCtrl-C ends it.\x1b[J", flush=True)
-            else:
-                print(text + "\n", flush=True)
-    except KeyboardInterrupt:
-        load.stop()
-        if screen:
-            print()
-        return 0 if not tally.failed_count and identities(tally).mutual else 1
+    def once(self, as_json: bool) -> int:
+        """Until it is done."""
+        with_consul = self._site.consul is not None
+        load = Load(self._site.upstream, self._tally, None if with_consul else ONCE)
+        began = time.monotonic()
+        load.start()
+        if with_consul:
+            self._story = Story(self._site, self._tally, lambda: time.sleep(LOOK))
+            self._story.play()
+            load.stop()
+        else:
+            load.wait()
+        rate = self._tally.requests / (time.monotonic() - began)
+        consul = self._consul()
+        print(json.dumps(document(self._tally, consul)) if as_json else table(self._tally, rate, consul))
+        return self._status()
+
+    def live(self) -> int:
+        """Until Ctrl-C."""
+        load = Load(self._site.upstream, self._tally)
+        load.start()
+        try:
+            if self._site.consul is not None:
+                self._story = Story(self._site, self._tally, self._idle)
+                self._story.play()
+            while True:
+                self._idle()
+        except KeyboardInterrupt:
+            load.stop()
+            if self._screen:
+                print()
+            return self._status()
+
+    def _status(self) -> int:
+        return 0 if not self._tally.failed_count and identities(self._tally).mutual else 1
+
+    def _idle(self) -> None:
+        """Pass some time, and draw when it is time for that."""
+        time.sleep(LOOK)
+        passed = time.monotonic() - self._drawn
+        if passed < REFRESH:
+            return
+        count = self._tally.requests
+        text = table(self._tally, (count - self._seen) / passed, self._consul())
+        self._seen = count
+        self._drawn += passed
+        # Home, each line cleared to its end, then the rest of the screen: no flicker.
+        if self._screen:
+            print("\x1b[H" + text.replace("\n", "\x1b[K\n") + "\x1b[K\n\nCtrl-C ends it.\x1b[J", flush=True)
+        else:
+            print(text + "\n", flush=True)
+
+    def _consul(self) -> Consul | None:
+        if self._site.consul is None:
+            return None
+        agents = {host: agent.url for host, agent in self._site.agents.items()}
+        events = self._story.events if self._story is not None else ()
+        return Consul(self._site.consul.title, agents, self._instances(), events)
+
+    def _instances(self) -> dict[str, str]:
+        """What shop's hostproxy has learned of each instance from Consul, as ``hostproxy endpoints`` says it."""
+        known = {}
+        names = {f"{ip}:{port}": name for name, (ip, port) in self._site.instances.items()}
+        with contextlib.suppress(OSError, http.client.HTTPException, Unavailable):
+            for each in self._site.endpoints():
+                used = f"share {each['share']:.0%}" if each["used"] else each["why"]
+                health = "" if used.startswith(each["health"]) else f"{each['health']}, "
+                known[names.get(each["address"], each["address"])] = f"{each['address']} {health}{used}"
+        return known

@@ -7,6 +7,10 @@
                                               v
                 instance.py (two of them) <-- hostproxy of "vault" (127.0.1.2)
 
-``site.py`` writes what an operator would write (conf.toml, a catalog, a policy) and starts what systemd would start;
-``screen.py`` shows it. Everything is in one temporary directory and goes with it.
+``site.py`` writes what an operator would write (conf.toml, a catalog, a policy) and starts what systemd would start,
+by ``processes.py``; ``load.py`` calls and ``screen.py`` shows what comes of it. Everything is in a temporary directory
+and goes with it.
+
+With ``--consul`` there is an agent of a real Consul on each host (``consul.py``) in place of the catalog: a ``-dev``
+server on vault and a client on shop. ``story.py`` lets things happen to them.
 """

@@ -3,45 +3,52 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import http.client
-import os
-import signal
+import json
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import tomli_w
 
+from hostproxy.demo.consul import Agent, Program
+from hostproxy.demo.processes import Processes, SiteError
+
 SHOP = "127.0.1.1"
 VAULT = "127.0.1.2"
+HOSTS = {"vault": VAULT, "shop": SHOP}
+INSTANCES = ("payments-1", "payments-2")
 TRUST_DOMAIN = "demo.mesh"
 
-# How long the two daemons may take to be ready. They need about a second; a busy machine needs several.
+# How long something may take to be ready: daemons, and Consul. They need a second or two; a busy machine more.
 START_TIME = 30.0
-# How long they may take to leave after SIGTERM before they are killed.
-STOP_TIME = 5.0
-
-_PR_SET_PDEATHSIG = 1
-
-
-class SiteError(Exception):
-    """The demo can't go on; the text says why."""
+# Between two looks at what is waited for.
+LOOK = 0.05
 
 
 class Site:
     """Two hosts. A context manager: when it is left, no process and no file is left either."""
 
-    def __init__(self) -> None:
+    def __init__(self, consul: Program | None = None) -> None:
+        """Where services run is in a file, or in ``consul``."""
+        self.consul = consul
         self._directory = tempfile.TemporaryDirectory(prefix="hostproxy-demo-")
         self.path = Path(self._directory.name)
-        self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._processes = Processes(self.path)
         self.upstream: tuple[str, int] = (SHOP, _free_port(SHOP))  # where cart sends its calls to payments
-        self._admin: dict[str, tuple[str, int]] = {"shop": (SHOP, 0), "vault": (VAULT, 0)}
+        self.instances = {name: (VAULT, _free_port(VAULT)) for name in INSTANCES}
+        self.admin = {name: (ip, _free_port(ip)) for name, ip in HOSTS.items()}
+        self._mesh = {name: f"{ip}:{_free_port(ip)}" for name, ip in HOSTS.items()}
+        self.agents: dict[str, Agent] = {}
+        if consul is not None:
+            for name, ip in HOSTS.items():
+                ports = {kind: _free_port(ip) for kind in ("http", "server", "serf_lan", "serf_wan")}
+                self.agents[name] = Agent(consul, name, ip, ports)
 
     def __enter__(self) -> Site:
         try:
@@ -52,83 +59,100 @@ class Site:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for _, process in reversed(self._processes):
-            with contextlib.suppress(ProcessLookupError):
-                process.terminate()
-        deadline = time.monotonic() + STOP_TIME
-        for _, process in self._processes:
-            try:
-                process.wait(max(0.1, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                # Its workers are in its session: none of them may outlive the demo.
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        self._processes.dismiss(*HOSTS)
+        self._processes.wait()  # they leave Consul while it is still there
+        self._processes.kill_all()
         self._directory.cleanup()
 
+    # What happens to it
+
+    def start_instance(self, name: str) -> None:
+        """Start an instance of payments, and wait for it."""
+        self._processes.wait()  # for the one before it
+        ip, port = self.instances[name]
+        options = ["--name", name, "--address", ip, "--port", str(port)]
+        self._processes.start(name, [sys.executable, "-m", "hostproxy.demo.instance", *options])
+        self.wait(lambda: _listens(ip, port), f"{name} does not listen", name)
+
+    def end_instance(self, name: str) -> None:
+        """Ask one to end, as an update of it would."""
+        self._processes.dismiss(name)
+
+    def start_agent(self, host: str) -> None:
+        """Start the agent of a host, and wait until it knows a leader."""
+        agent = self.agents[host]
+        server = self.agents["vault"]
+        self._processes.start(agent.name, agent.configure(self.path, None if agent is server else server))
+        self.wait(lambda: bool(ask(agent.http, "/v1/status/leader")), f"{agent.name} has no leader", agent.name)
+
+    def kill_agent(self, host: str) -> None:
+        """Without a word, as when it crashes."""
+        self._processes.kill(self.agents[host].name)
+
+    # What it says
+
+    def endpoints(self) -> list[dict[str, Any]]:
+        """The instances of payments as shop's hostproxy knows them: what ``hostproxy endpoints`` shows."""
+        document = ask(self.admin["shop"], "/catalog?service=payments")
+        return list(document["services"]["payments"]["instances"])
+
+    def wait(
+        self,
+        condition: Callable[[], bool],
+        problem: str,
+        process: str,
+        idle: Callable[[], None] = lambda: time.sleep(LOOK),
+    ) -> None:
+        """Until ``condition()``. After :data:`START_TIME` raises SiteError: the problem, and what ``process`` said."""
+        deadline = time.monotonic() + START_TIME
+        while True:
+            with contextlib.suppress(OSError, http.client.HTTPException, Unavailable):
+                if condition():
+                    return
+            self._processes.check()
+            if time.monotonic() > deadline:
+                raise SiteError(f"{problem} after {START_TIME:.0f} s\n{self._processes.log_of(process)}")
+            idle()
+
+    # How it comes to be
+
     def _start(self) -> None:
-        mesh = {"shop": f"{SHOP}:{_free_port(SHOP)}", "vault": f"{VAULT}:{_free_port(VAULT)}"}
-        instances = {f"payments-{number}": _free_port(VAULT) for number in (1, 2)}
+        for host in self.agents:
+            self.start_agent(host)
         self._certificates("shop", "cart")
         self._certificates("vault", "payments", "--ca", str(self.path / "shop" / "certificates"))
-        catalog = self.path / "catalog.toml"
-        catalog.write_text(
-            tomli_w.dumps(
-                {
-                    "instance": [
-                        {
-                            "service": "payments",
-                            "host": "vault",
-                            "address": f"{VAULT}:{port}",
-                            "mesh": mesh["vault"],
-                        }
-                        for port in instances.values()
-                    ]
-                }
-            )
-        )
-        policy = self.path / "policy.toml"
-        policy.write_text(
-            tomli_w.dumps(
-                {
-                    "defaults": {"access": "deny"},
-                    "service": {
-                        "payments": {
-                            "timeout": "2s",
-                            "allow": [{"from": ["cart"], "methods": ["POST"], "paths": ["/make-payment"]}],
-                        }
-                    },
-                }
-            )
-        )
-        self._configure(
+        self._write_catalog()
+        self._write_policy()
+        upstream = {"service": "payments", "listen": _text(self.upstream), "caller": "cart"}
+        self._configure("shop", {"name": "cart"}, upstream=[upstream])
+        payments: dict[str, Any] = {"name": "payments", "instances": [_text(each) for each in self.instances.values()]}
+        if self.consul is not None:
+            payments["check"] = {"http": "/health", "interval": "200ms", "unhealthy": 2}
+        self._configure("vault", payments)
+        for name in self.instances:
+            self.start_instance(name)
+        for host in HOSTS:
+            command = [sys.executable, "-m", "hostproxy", "run", "-c", str(self.path / host / "conf.toml")]
+            self._processes.start(host, command)
+        for host in HOSTS:
+            self.wait(lambda host=host: _ready(self.admin[host]), f"{host} is not ready", host)  # type: ignore[misc]
+        self.wait(
+            lambda: sum(instance["used"] for instance in self.endpoints()) == len(self.instances),
+            "shop does not know all instances of payments",
             "shop",
-            SHOP,
-            mesh["shop"],
-            {
-                "service": [{"name": "cart", "instances": [f"{SHOP}:{_free_port(SHOP)}"]}],
-                "outbound": {
-                    "listen": "",
-                    "upstream": [{"service": "payments", "listen": f"{SHOP}:{self.upstream[1]}", "caller": "cart"}],
-                },
-            },
         )
-        self._configure(
-            "vault",
-            VAULT,
-            mesh["vault"],
-            {
-                "service": [
-                    {"name": "payments", "instances": [f"{VAULT}:{port}" for port in instances.values()]}
-                ],
-                "outbound": {"listen": ""},
-            },
-        )
-        for name, port in instances.items():
-            self._spawn(name, ["-m", "hostproxy.demo.instance", "--name", name, "--port", str(port)])
-        for host in ("shop", "vault"):
-            self._spawn(host, ["-m", "hostproxy", "run", "-c", str(self.path / host / "conf.toml")])
-        self._wait(instances)
+
+    def _write_catalog(self) -> None:
+        rows = [
+            {"service": "payments", "host": "vault", "address": _text(each), "mesh": self._mesh["vault"]}
+            for each in self.instances.values()
+        ]
+        (self.path / "catalog.toml").write_text(tomli_w.dumps({"instance": rows}))
+
+    def _write_policy(self) -> None:
+        allow = [{"from": ["cart"], "methods": ["POST"], "paths": ["/make-payment"]}]
+        policy = {"defaults": {"access": "deny"}, "service": {"payments": {"timeout": "2s", "allow": allow}}}
+        (self.path / "policy.toml").write_text(tomli_w.dumps(policy))
 
     def _certificates(self, host: str, service: str, *more: str) -> None:
         command = ["certs", "dev", str(self.path / host / "certificates"), "--trust-domain", TRUST_DOMAIN]
@@ -140,76 +164,66 @@ class Site:
         if done.returncode:
             raise SiteError("making certificates failed: " + done.stderr.decode(errors="replace"))
 
-    def _configure(self, host: str, address: str, mesh: str, more: dict[str, object]) -> None:
+    def _configure(self, host: str, service: dict[str, Any], **outbound: Any) -> None:
         directory = self.path / host
-        port = _free_port("127.0.0.1")
-        self._admin[host] = ("127.0.0.1", port)
         certificates = directory / "certificates"
         conf = {
             "host": {
                 "name": host,
-                "address": address,
+                "address": HOSTS[host],
                 "state_directory": str(directory / "state"),
                 "runtime_directory": str(directory / "run"),
             },
-            "mesh": {"trust_domain": TRUST_DOMAIN, "listen": mesh},
-            "discovery": {"backend": "file", "file": {"path": str(self.path / "catalog.toml")}},
+            "mesh": {"trust_domain": TRUST_DOMAIN, "listen": self._mesh[host]},
+            "outbound": {"listen": "", **outbound},
+            "service": [service],
+            "discovery": self._discovery(host),
             "identity": {
                 "mode": "files",
                 "files": {"ca": str(certificates / "ca.pem"), "directory": str(certificates)},
             },
             "policy": {"path": str(self.path / "policy.toml")},
-            "admin": {"listen": f"127.0.0.1:{port}"},
+            "admin": {"listen": _text(self.admin[host])},
             "workers": {"count": 1},
             "log": {"level": "warn"},
             "limits": {"drain": "2s"},
-            **more,
         }
         (directory / "conf.toml").write_text(tomli_w.dumps(conf))
 
-    def _spawn(self, name: str, arguments: Sequence[str]) -> None:
-        with (self.path / f"{name}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for the demo, which ends the others in order
-                preexec_fn=_die_with_parent,
-            )
-        self._processes.append((name, process))
+    def _discovery(self, host: str) -> dict[str, Any]:
+        if self.consul is None:
+            return {"backend": "file", "file": {"path": str(self.path / "catalog.toml")}}
+        # The hosts of the demo have loopback addresses; and nobody waits for it to end.
+        consul = {"address": self.agents[host].url, "allow": ["127.0.0.0/8"], "leave": "0s"}
+        return {"backend": "consul", "consul": consul}
 
-    def _wait(self, instances: dict[str, int]) -> None:
-        """Until both daemons are ready and the instances listen."""
-        deadline = time.monotonic() + START_TIME
-        waiting = {("daemon", host) for host in self._admin} | {("instance", name) for name in instances}
-        while waiting:
-            for name, process in self._processes:
-                if process.poll() is not None:
-                    raise SiteError(f"{name} ended with status {process.returncode}:\n{self.log_of(name)}")
-            for kind, name in sorted(waiting):
-                if self._ready(name) if kind == "daemon" else _listens(VAULT, instances[name]):
-                    waiting.discard((kind, name))
-            if time.monotonic() > deadline:
-                names = ", ".join(sorted(name for _, name in waiting))
-                logs = "\n".join(self.log_of(name) for _, name in sorted(waiting))
-                raise SiteError(f"not ready after {START_TIME:.0f} s: {names}\n{logs}")
-            time.sleep(0.05)
 
-    def _ready(self, host: str) -> bool:
-        address, port = self._admin[host]
-        connection = http.client.HTTPConnection(address, port, timeout=1.0)
-        try:
-            connection.request("GET", "/ready")
-            return connection.getresponse().status == 200
-        except OSError:
-            return False
-        finally:
-            connection.close()
+class Unavailable(Exception):
+    """An answer that says: not yet."""
 
-    def log_of(self, name: str) -> str:
-        """The last lines that a process wrote."""
-        return "\n".join((self.path / f"{name}.log").read_text(errors="replace").splitlines()[-20:])
+
+def ask(address: tuple[str, int], path: str) -> Any:
+    """A JSON answer, of a daemon's admin address or an agent of Consul. Raises OSError, HTTPException, Unavailable."""
+    connection = http.client.HTTPConnection(*address, timeout=1.0)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise Unavailable(f"{response.status} {body[:200]!r}")
+    return json.loads(body)
+
+
+def _ready(address: tuple[str, int]) -> bool:
+    ask(address, "/ready")
+    return True
+
+
+def _text(address: tuple[str, int]) -> str:
+    ip, port = address
+    return f"{ip}:{port}"
 
 
 def _free_port(address: str) -> int:
@@ -219,13 +233,5 @@ def _free_port(address: str) -> int:
 
 
 def _listens(address: str, port: int) -> bool:
-    try:
-        socket.create_connection((address, port), timeout=0.5).close()
-    except OSError:
-        return False
+    socket.create_connection((address, port), timeout=0.5).close()
     return True
-
-
-def _die_with_parent() -> None:
-    """In the child: SIGTERM when the demo dies without saying goodbye."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

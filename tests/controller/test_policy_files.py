@@ -1,0 +1,100 @@
+"""What an operator is told about a directory of policy before any host sees it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from controller.policy.difference import difference
+from controller.policy.files import MOST, check, collect
+from hostproxy.mesh.document import Invalid
+
+GOOD = b'[[service.payments.allow]]\nfrom = ["cart"]\nmethods = ["POST"]\npaths = ["/make-payment"]\n'
+
+
+def warnings(text: str, services: tuple[str, ...] = ("payments", "cart")) -> list[str]:
+    return check({"p.toml": text.encode()}, services)[1]
+
+
+def rule(kind: str, **keys: str) -> str:
+    values = {"from": '["cart"]', **keys}
+    return f"[[service.payments.{kind}]]\n" + "".join(f"{key} = {value}\n" for key, value in values.items())
+
+
+def test_a_directory_is_read(tmp_path: Path) -> None:
+    (tmp_path / "payments.toml").write_bytes(GOOD)
+    (tmp_path / ".hidden.toml").write_bytes(b"x")
+    (tmp_path / "README").write_bytes(b"x")
+    (tmp_path / "tests").mkdir()
+    assert collect(str(tmp_path)) == {"payments.toml": GOOD}
+
+
+def test_everything_wrong_with_the_files_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "Upper.toml").write_bytes(GOOD)
+    (tmp_path / "is a directory.toml").mkdir()
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(Invalid) as caught:
+        collect(str(tmp_path))
+    assert len(caught.value.problems) == 3
+    for path in (tmp_path / "none", tmp_path / "folder.toml"):
+        with pytest.raises(Invalid):
+            collect(str(path))
+
+
+def test_what_no_bundle_could_carry_is_refused_before(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b"#" * (MOST + 1))
+    with pytest.raises(Invalid, match="bundle"):
+        collect(str(tmp_path))
+
+
+def test_good_policy_has_no_warnings() -> None:
+    assert warnings(GOOD.decode()) == []
+
+
+def test_bad_policy_is_refused_with_its_place() -> None:
+    with pytest.raises(Invalid, match=r"p\.toml:2"):
+        check({"p.toml": b"[service.payments]\ntimout = 1\n"})
+
+
+def test_unknown_services_are_named() -> None:
+    (found,) = warnings(rule("allow", **{"from": '["crat"]'}))
+    assert found == 'p.toml:1: nobody knows a service crat; did you mean "cart"?'
+    assert warnings('[service.paymets]\ntimeout = "1s"\n', ("payments",)) == [
+        'service.paymets: nobody knows a service paymets; did you mean "payments"?'
+    ]
+    assert warnings(rule("allow", **{"from": '["*"]'})) == []
+
+
+@pytest.mark.parametrize(
+    ("rules", "count"),
+    [
+        ([rule("allow"), rule("allow", methods='["GET"]')], 1),
+        ([rule("allow", methods='["GET"]'), rule("allow")], 1),
+        ([rule("allow"), rule("allow")], 1),
+        ([rule("allow", paths='["/a/*"]'), rule("allow", paths='["/a/b"]')], 1),
+        ([rule("allow", paths='["/a/*"]'), rule("allow", paths='["/a/{id}/c"]')], 1),
+        ([rule("allow", paths='["/a/b"]'), rule("allow", paths='["/a/*"]')], 1),
+        ([rule("allow", paths='["/a"]'), rule("allow", paths='["/b"]')], 0),
+        ([rule("allow", methods='["GET"]'), rule("allow", paths='["/b"]')], 0),
+        ([rule("allow", headers='{ "x-a" = "1" }'), rule("allow")], 1),
+        ([rule("allow", headers='{ "x-a" = "1" }'), rule("allow", headers='{ "x-a" = "2" }')], 0),
+        ([rule("allow", audit="true"), rule("allow")], 1),  # what is audited is decided by the other
+        ([rule("deny"), rule("allow", methods='["GET"]')], 1),
+        ([rule("deny", methods='["GET"]'), rule("allow")], 0),
+    ],
+)
+def test_rules_that_never_decide_are_found(rules: list[str], count: int) -> None:
+    assert len(warnings("".join(rules))) == count
+
+
+def test_the_difference_is_a_unified_diff() -> None:
+    before = {"a.toml": b"one\ntwo\n", "gone.toml": b"x\n", "same.toml": b"y\n"}
+    after = {"a.toml": b"one\nthree\n", "new.toml": b"z\n", "same.toml": b"y\n"}
+    lines = list(difference(before, after, ("7", "8")))
+    assert [line for line in lines if line.startswith(("---", "+++"))] == [
+        "--- 7/a.toml", "+++ 8/a.toml", "--- 7/gone.toml", "+++ /dev/null", "--- /dev/null", "+++ 8/new.toml",
+    ]
+    changed = [line for line in lines if line[:1] in "+-" and line[:2] not in ("++", "--")]
+    assert changed == ["-two", "+three", "-x", "+z"]
+    assert list(difference(after, after, ("a", "b"))) == []
