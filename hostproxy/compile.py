@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 from hostproxy.discovery.catalog import changed
 from hostproxy.mesh.policy import ServicePolicy
 from hostproxy.selection import Here, select
-from hostproxy.snapshot import AccessLog, AllowRule, Delta, Listener, Local, Service, Snapshot
+from hostproxy.snapshot import AccessLog, Delta, Listener, Local, Service, Snapshot, Workload
 
 if TYPE_CHECKING:
     from hostproxy.config import Config
@@ -40,13 +40,13 @@ class Inputs(NamedTuple):
     identities: Identities
     bands: Mapping[str, int] = MappingProxyType({})  # by host: how far away it is, for prefer = "round-trip"
     unhealthy: frozenset[tuple[str, str]] = frozenset()  # instances of this host: service and address
+    denied: tuple[str, ...] = ()  # SPIFFE IDs that the controller has barred
 
 
 def compile_snapshot(version: int, inputs: Inputs, before: tuple[Inputs, Snapshot] | None = None) -> Snapshot:
     """The snapshot of ``inputs``; ``before``, what was compiled last, saves the work for all that is unchanged."""
     config = inputs.config
     identities = inputs.identities
-    consul = config.discovery.backend == "consul"
     access = config.log.access_path
     return Snapshot(
         version=version,
@@ -63,8 +63,15 @@ def compile_snapshot(version: int, inputs: Inputs, before: tuple[Inputs, Snapsho
         services=_services(inputs, before),
         locals=_locals(inputs, before),
         listeners=before[1].listeners if before is not None and before[0].config is config else listeners(config),
-        first_use=config.discovery.consul.first_use if consul else 0.0,
+        workloads=workloads(config),
+        first_use=first_use(config),
+        denied=inputs.denied,
     )
+
+
+def first_use(config: Config) -> float:
+    """How many seconds a request waits for news of a service that is not known; 0: it does not."""
+    return config.discovery.consul.first_use if config.discovery.backend == "consul" else 0.0
 
 
 def destination(service: str, subset: str = "") -> str:
@@ -91,6 +98,15 @@ def listeners(config: Config) -> tuple[Listener, ...]:
     return tuple(found)
 
 
+def workloads(config: Config) -> tuple[Workload, ...]:
+    """How callers are known. A user that this host doesn't have is nobody, and never everybody."""
+    return tuple(
+        Workload(service.name, service.unit, service.uid)
+        for service in config.services
+        if service.known_by_kernel and not (service.user and service.uid is None)
+    )
+
+
 def identity_names(config: Config) -> tuple[str, ...]:
     """The services whose certificates this host presents: its own, and those in whose name it calls."""
     names = dict.fromkeys(service.name for service in config.services)
@@ -100,7 +116,7 @@ def identity_names(config: Config) -> tuple[str, ...]:
 
 def difference(old: Snapshot, new: Snapshot) -> Delta | None:
     """What turns ``old`` into ``new``; None when that takes a whole snapshot."""
-    changeable = ("version", "services", "locals", "identities", "authorities")
+    changeable = ("version", "services", "locals", "identities", "authorities", "denied")
     for field in Snapshot.__struct_fields__:
         if field not in changeable and getattr(old, field) != getattr(new, field):
             return None
@@ -110,6 +126,7 @@ def difference(old: Snapshot, new: Snapshot) -> Delta | None:
         locals=_changes(old.locals, new.locals),
         identities=_changes(old.identities, new.identities),
         authorities=None if old.authorities == new.authorities else new.authorities,
+        denied=None if old.denied == new.denied else new.denied,
     )
 
 
@@ -117,7 +134,11 @@ def nothing_new(old: Snapshot, new: Snapshot) -> bool:
     """Whether ``new`` says the same as ``old``, but for its version."""
     delta = difference(old, new)
     return delta is not None and not (
-        delta.services or delta.locals or delta.identities or delta.authorities is not None
+        delta.services
+        or delta.locals
+        or delta.identities
+        or delta.authorities is not None
+        or delta.denied is not None
     )
 
 
@@ -134,9 +155,11 @@ def _services(inputs: Inputs, before: tuple[Inputs, Snapshot] | None) -> dict[st
     """Every destination that is known from the catalog, from the policy, or because it runs here."""
     config, catalog, policy = inputs.config, inputs.catalog, inputs.policy
     protocols = {local.name: local.protocol for local in config.services}
+    # A service of this host that nobody watches is as unknown as any other: workers ask when it is called.
+    runs_here = () if first_use(config) else protocols.keys()
     named = _upstream_subsets(config)
     known = before[1].services if before is not None else {}
-    if before is not None and before[0].config is config:
+    if before is not None and _scope(before[0].config) == _scope(config):
         services = dict(known)
         names = _affected(before[0], inputs)
         old_policy = before[0].policy
@@ -145,17 +168,24 @@ def _services(inputs: Inputs, before: tuple[Inputs, Snapshot] | None) -> dict[st
                 services.pop(destination(name, subset), None)
     else:
         services = {}
-        names = {*catalog, *policy.services, *protocols, *named}
+        names = {*catalog, *policy.services, *runs_here, *named}
     here = Here(config.host.name, config.host.datacenter, config.host.zone, inputs.bands)
     for name in names:
         subsets = _subsets(name, policy, named)
-        if name not in catalog and name not in policy.services and name not in protocols:
+        if name not in catalog and name not in policy.services and name not in runs_here:
             subsets = named.get(name, ())  # it is not known; still an upstream is to say why it does not work
         for subset in subsets:
             key = destination(name, subset)
             service = _service(name, subset, inputs, protocols.get(name, DEFAULT_PROTOCOL), here)
             services[key] = known[key] if service == known.get(key) else service
     return services
+
+
+def _scope(config: Config) -> tuple[object, ...]:
+    """All of a configuration that destinations are compiled from: a reload that leaves it alone leaves them alone."""
+    host = config.host
+    protocols = {local.name: local.protocol for local in config.services}
+    return host.name, host.datacenter, host.zone, first_use(config), protocols, _upstream_subsets(config)
 
 
 def _affected(old: Inputs, new: Inputs) -> set[str]:
@@ -211,33 +241,21 @@ def _locals(inputs: Inputs, before: tuple[Inputs, Snapshot] | None) -> dict[str,
 
 
 def _local(local: LocalService, inputs: Inputs) -> Local:
-    """A service of this host with what its callers may do.
-
-    With rules, or with ``access = "deny"``, a call must match a rule. Without either, everybody with a
-    certificate of the trust domain may call.
-    """
+    """A service of this host with what its callers may do."""
     policy = inputs.policy
     rules = policy.services.get(local.name, NO_RULES)
-    allow = rules.allow
-    if allow:
-        default_allow = False
-        reason = f"{allow[0].source}: no allow rule of service.{local.name} matches"
-    elif policy.default_access is not None:
-        default_allow = policy.default_access == "allow"
-        reason = f"{policy.default_source}: [defaults] access"
-    else:
-        default_allow = True
-        reason = "no policy speaks of this service"
+    default_allow, reason = policy.default(local.name)
     instances = _usable(local, inputs, rules.panic_threshold)
     return Local(
         name=local.name,
         protocol=rules.protocol or local.protocol,
         instances=instances,
-        allow=tuple(AllowRule(rule.callers, rule.methods, rule.paths, rule.source) for rule in allow),
+        allow=rules.allow,
         default_allow=default_allow,
         default_reason=reason,
         timeout=rules.timeout,
         failing="" if instances or not local.instances else f"health checks: no instance of {local.name} passes",
+        deny=rules.deny,
     )
 
 

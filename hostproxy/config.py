@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from hostproxy import config_checks
+from hostproxy.config_controller import CONTROLLER, MODE, ControllerConfig
 from hostproxy.config_discovery import DISCOVERY, ConsulConfig, Discovery
 from hostproxy.config_limits import LIMITS
-from hostproxy.config_services import SERVICE, LocalService
+from hostproxy.config_services import SERVICE, LocalService, user_id
 from hostproxy.limits import Limits
 from hostproxy.mesh import addresses, names
 from hostproxy.mesh.document import CONFIG_SIZE, Invalid, Problem, read
 from hostproxy.mesh.findings import Findings
 from hostproxy.mesh.kinds import AnyTable, Fraction, Integer, ListOf, MapOf, Text
+from hostproxy.mesh.scan import Path
 from hostproxy.mesh.schema import Key, Section, Table, Tables
 
 PATH = Text(what="a path")
@@ -71,7 +74,7 @@ class Upstream(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     listen: str
     subset: str = ""  # of the service, one of policy's; empty: all of it, or policy's default_subset
-    caller: str = ""  # a local service or "host"; never empty in a loaded Config
+    caller: str = ""  # of processes that are no service: a local service or "host"; "": they may not call
 
 
 class Outbound(msgspec.Struct, frozen=True, kw_only=True):
@@ -127,12 +130,21 @@ class IdentityConfig(msgspec.Struct, frozen=True, kw_only=True):
     directory: str
 
 
-IDENTITY = Table(
+class _IdentityTable(Table):
+    """Files are needed unless certificates come from the controller."""
+
+    def read(self, value: Any, path: Path, findings: Findings) -> Any:
+        if value == {"mode": MODE}:
+            return IdentityConfig(mode=MODE, authorities_path="", directory="")
+        return super().read(value, path, findings)
+
+
+IDENTITY = _IdentityTable(
     IdentityConfig,
     Key(
         "mode",
-        Text(choices=("files", "controller")),
-        "where certificates come from: files, later also controller",
+        Text(choices=("files", MODE)),
+        "where certificates come from: files or controller",
     ),
     Key(
         "files",
@@ -238,6 +250,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     discovery: Discovery
     identity: IdentityConfig
     policy: PolicyConfig
+    controller: ControllerConfig = ControllerConfig()
     admin: Admin
     workers: Workers
     limits: Limits
@@ -254,7 +267,7 @@ CONFIG = Table(
     Key("discovery", DISCOVERY, "who knows where services run"),
     Key("identity", IDENTITY, "where certificates come from"),
     Key("policy", POLICY, "where policy comes from"),
-    Key("controller", AnyTable(), "the authority for identities and policy", planned=True),
+    Key("controller", CONTROLLER, "the authority for identities and policy"),
     Key("admin", ADMIN, "the port for operators"),
     Key("workers", WORKERS, "the processes that carry traffic"),
     Key("limits", LIMITS, "the bounds of the data path"),
@@ -293,8 +306,15 @@ def _resolved(config: Config, warnings: tuple[Problem, ...]) -> Config:
     def absolute(path: str) -> str:
         return os.path.join(directory, path) if path else ""
 
-    services = config.services
-    sole = services[0].name if len(services) == 1 else config_checks.HOST_IDENTITY
+    services = tuple(replace(each, uid=user_id(each.user)) if each.user else each for each in config.services)
+    known = {each.name for each in services if each.known_by_kernel}
+    # Where the kernel says who calls, the rest are nobody, unless a caller without unit and user is given.
+    sole = services[0].name if len(services) == 1 else "" if known else config_checks.HOST_IDENTITY
+
+    def other(caller: str) -> str:
+        caller = caller or sole
+        return "" if caller in known else caller
+
     outbound = config.outbound
     return replace(
         config,
@@ -305,9 +325,10 @@ def _resolved(config: Config, warnings: tuple[Problem, ...]) -> Config:
         ),
         outbound=replace(
             outbound,
-            caller=outbound.caller or sole,
-            upstreams=tuple(replace(each, caller=each.caller or sole) for each in outbound.upstreams),
+            caller=other(outbound.caller),
+            upstreams=tuple(replace(each, caller=other(each.caller)) for each in outbound.upstreams),
         ),
+        services=services,
         discovery=replace(
             config.discovery,
             file_path=absolute(config.discovery.file_path),
@@ -319,6 +340,11 @@ def _resolved(config: Config, warnings: tuple[Problem, ...]) -> Config:
             directory=absolute(config.identity.directory),
         ),
         policy=PolicyConfig(path=absolute(config.policy.path)),
+        controller=replace(
+            config.controller,
+            ca_file=absolute(config.controller.ca_file),
+            join_token_file=absolute(config.controller.join_token_file),
+        ),
         workers=Workers(count=config.workers.count or len(os.sched_getaffinity(0))),
         log=replace(config.log, access_path=absolute(config.log.access_path)),
         warnings=warnings,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from hostproxy import config_controller
+from hostproxy.config_services import user_id
 from hostproxy.mesh import addresses
 from hostproxy.mesh.document import key_text
 from hostproxy.mesh.findings import Findings
@@ -16,14 +18,16 @@ if TYPE_CHECKING:
 
 HOST_IDENTITY = "host"  # as a caller: the host itself, no service of it
 OWN_SERVICE = "hostproxy"  # the service that hostproxy registers itself as
+UNNAMED_USER = 65534  # the kernel's answer for users outside of our user namespace
 CONSUL_INTERVAL = 1.0  # seconds; the agent of Consul runs no check more often
 
 
 def check(config: Config, findings: Findings) -> None:
     """Note every combination that is refused. Values that were refused before are blank, and pass."""
-    _check_versions(config, findings)
+    config_controller.check(config, findings)
     _check_callers(config, findings)
     _check_services(config, findings)
+    _check_workloads(config, findings)
     _check_health(config, findings)
     _check_listeners(config, findings)
     _check_discovery(config, findings)
@@ -32,19 +36,17 @@ def check(config: Config, findings: Findings) -> None:
     _check_limits(config, findings)
 
 
-def _check_versions(config: Config, findings: Findings) -> None:
-    if config.identity.mode == "controller":
-        findings.add(("identity", "mode"), '"controller" is not in this version', 'use "files"')
-
-
 def _check_callers(config: Config, findings: Findings) -> None:
     local = {service.name for service in config.services} | {HOST_IDENTITY, ""}
+    known = {service.name for service in config.services if service.known_by_kernel}
     callers: list[tuple[Path, str]] = [(("outbound", "caller"), config.outbound.caller)]
     for index, upstream in enumerate(config.outbound.upstreams):
         callers.append((("outbound", "upstream", index, "caller"), upstream.caller))
     for path, caller in callers:
         if caller not in local:
             findings.add(path, f'"{caller}" is no service of this host', f'add a [[service]] "{caller}"')
+        elif caller in known:
+            findings.warn(path, "does nothing", f'only who has the unit or user of [[service]] "{caller}" calls as it')
 
 
 def _check_services(config: Config, findings: Findings) -> None:
@@ -57,6 +59,28 @@ def _check_services(config: Config, findings: Findings) -> None:
                 f'"{service.name}" is declared at line {line} already',
                 "list all its instances there",
             )
+
+
+def _check_workloads(config: Config, findings: Findings) -> None:
+    """By which services the kernel's answer could mean two, or none."""
+    first: dict[tuple[str, int | str], int] = {}
+    for index, service in enumerate(config.services):
+        if not service.known_by_kernel:
+            continue
+        number = user_id(service.user)
+        if service.user and number is None:
+            hint = "nobody calls as this service; where systemd makes the user (DynamicUser=), give unit instead"
+            findings.warn(("service", index, "user"), f'"{service.user}" is no user of this host', hint)
+        if number == UNNAMED_USER:
+            hint = "give the service a user of its own"
+            findings.add(("service", index, "user"), "stands for all users that have no number here", hint)
+        key = (service.unit, service.user if number is None else number)
+        if first.setdefault(key, index) != index:
+            name = "unit" if service.unit else "user"
+            other = ("service", first[key], name)
+            line, _ = findings.document.place(other)
+            text = f'is that of service "{config.services[first[key]].name}" at line {line} already'
+            findings.add(("service", index, name), text, "callers could not be told apart")
 
 
 def _check_health(config: Config, findings: Findings) -> None:
@@ -83,6 +107,8 @@ def _listeners(config: Config) -> Iterator[tuple[Path, str]]:
     yield ("outbound", "listen"), config.outbound.listen
     for index, upstream in enumerate(config.outbound.upstreams):
         yield ("outbound", "upstream", index, "listen"), upstream.listen
+    if config.identity.mode == config_controller.MODE:
+        yield ("controller", "listen"), config.controller.listen
 
 
 def _check_listeners(config: Config, findings: Findings) -> None:

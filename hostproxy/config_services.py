@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import re
 
 import msgspec
@@ -19,6 +20,9 @@ _META_OF_CONSUL = "consul-"
 RESERVED_META = frozenset({"mesh_port", "version", "zone", "protocol", "socket"})
 _PATH = re.compile(r"/[!-~]{0,1023}")
 RUN_BY = ("hostproxy", "consul")
+_UNIT = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]*)?\.(service|scope)")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}")
+MAX_UID = 2**32 - 2
 
 
 class Check(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,6 +54,40 @@ class LocalService(msgspec.Struct, frozen=True, kw_only=True):
     meta: dict[str, str] = {}
     register: bool = True
     check: Check = Check()
+    unit: str = ""  # "": callers are not known by it
+    user: str = ""  # the same; a name or a number
+    uid: int | None = None  # of user; None also when there is no such user
+
+    @property
+    def known_by_kernel(self) -> bool:
+        """Whether callers are this service only when the kernel says so."""
+        return bool(self.unit or self.user)
+
+
+def unit(text: str) -> str:
+    """Return the name of a systemd unit with processes, or of a template. Raises :class:`Wrong`."""
+    if len(text) > 255 or not _UNIT.fullmatch(text):
+        fixed = f"{text}.service"
+        hint = f'did you mean "{fixed}"?' if _UNIT.fullmatch(fixed) else 'it is like "payments.service"'
+        raise Wrong("is not the name of a service or scope of systemd", hint)
+    return text
+
+
+def user(text: str) -> str:
+    """Return the name or number of a user. Raises :class:`Wrong`."""
+    if not _USER.fullmatch(text) or (text.isdecimal() and int(text) > MAX_UID):
+        raise Wrong("is not a user", "give a name or a number")
+    return text
+
+
+def user_id(text: str) -> int | None:
+    """Return the number of a user; ``None`` when this host has none of that name. May ask the network (NSS)."""
+    if text.isdecimal():
+        return int(text)
+    try:
+        return pwd.getpwnam(text).pw_uid if text else None
+    except KeyError:
+        return None
 
 
 def check_path(text: str) -> str:
@@ -102,7 +140,11 @@ SERVICE = Table(
     Key("weight", Integer(1, 1000), "its share of the traffic beside other hosts"),
     Key("meta", MapOf(meta_key, Text(meta_value), most=32), "more that policy can pick instances by"),
     Key("register", Flag(), "whether it is registered where discovery allows that"),
-    Key("unit", Text(what="a path"), "the systemd unit that its instances run in", planned=True),
-    Key("user", Text(what="a path"), "the system user that its instances run as", planned=True),
+    Key(
+        "unit",
+        Text(unit, empty=True),
+        'the systemd unit whose processes call as this service; "payments@.service" is all of its instances',
+    ),
+    Key("user", Text(user, empty=True), "the user who calls as this service; beside unit, only within it"),
     Key("check", CHECK, "how the health of its instances is asked for"),
 )

@@ -43,6 +43,9 @@ class Outbound:
         caller: Caller = exchange.server.caller
         head = exchange.head
         exchange.request_id = head.request_id or self._reporter.request_id()
+        if caller.refusal:
+            exchange.refuse(Refusal(403, "UAEX", "http_request_denied", caller.refusal))
+            return
         tables = self.tables
         service = caller.service or tables.names.service(head.host)
         if service is None:
@@ -71,7 +74,15 @@ class Outbound:
 
     def connection(self, tunnel: Tunnel, caller: Caller) -> None:
         """A TCP connection for ``caller.service`` has come."""
+        if caller.refusal:
+            tunnel.direction = self.direction
+            tunnel.refuse("UAEX")
+            return
         tunnel.begin(self.tables.outbound_tcp(caller.name, caller.service), self.direction)
+
+    def objection(self, exchange: Exchange) -> str:
+        """Path: what local apps may call is decided by the callee's host."""
+        return ""
 
     def _connect(self, exchange: Exchange, caller: Caller, service: str) -> None:
         """CONNECT: bytes to a TCP service, when its port is among those that conf.toml allows."""

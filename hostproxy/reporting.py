@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from hostproxy.exchange.tunnel import POLICY
 from hostproxy.telemetry.access_log import AccessLogWriter, AccessRecord
 
 if TYPE_CHECKING:
+    from hostproxy.enforce.authorise import Decision
     from hostproxy.exchange.exchange import Exchange
     from hostproxy.exchange.tunnel import Tunnel
     from hostproxy.telemetry.metrics import WorkerMetrics
@@ -90,12 +92,19 @@ class Reporter:
                 tls="TLSv1.3" if caller.secure else "",
                 request_id=exchange.request_id.decode("latin-1"),
                 denied_by=exchange.rule if exchange.flags == "UAEX" else "",
+                audit=exchange.audit,
             )
         )
 
-    def decided(self, allowed: bool, rule: str, service: str) -> None:
-        """Authorisation spoke."""
-        self._metrics.count("authz_decisions_total", ("allow" if allowed else "deny", rule, service))
+    def decided(self, decision: Decision, service: str) -> str:
+        """Authorisation spoke. Returns what rules with audit = true would have done, for the log."""
+        count = self._metrics.count
+        count("authz_decisions_total", ("allow" if decision.allowed else "deny", decision.rule, service))
+        if not decision.audited:
+            return ""
+        for audit in decision.audited:
+            count("authz_audits_total", (*audit, service))
+        return ", ".join(f"{audit.decision} {audit.rule}" for audit in decision.audited)
 
     def bad_request(self, reason: str) -> None:
         """A client's bytes were no request."""
@@ -104,6 +113,10 @@ class Reporter:
     def connection_refused(self, reason: str) -> None:
         """A connection was closed before it was served."""
         self._metrics.count("connections_refused_total", (reason,))
+
+    def looked_up(self, result: str) -> None:
+        """It was asked who is at the other end of a local connection."""
+        self._metrics.count("caller_lookups_total", (result,))
 
     def handshake(self, result: str, reason: str) -> None:
         """A handshake on the mesh port ended."""
@@ -138,6 +151,8 @@ class Reporter:
                     bytes_out=tunnel.to_client,
                     dur_ms=(now - tunnel.started) * 1000,
                     tls="TLSv1.3" if caller.secure else "",
+                    denied_by=tunnel.rule if tunnel.refusal == "UAEX" or reason == POLICY else "",
+                    audit=tunnel.audit,
                 )
             )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import msgspec
 
 from hostproxy.limits import Limits
+from hostproxy.mesh.rules import Rule
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -44,20 +45,12 @@ class Local(msgspec.Struct, frozen=True, array_like=True):
     name: str
     protocol: str
     instances: tuple[str, ...]  # addresses
-    allow: tuple[AllowRule, ...] = ()
+    allow: tuple[Rule, ...] = ()
     default_allow: bool = True  # what happens when no rule matches
     default_reason: str = ""  # names the default that decides then, for example "policy.toml:3: [defaults] access"
     timeout: float = 0.0
     failing: str = ""  # why no instance may be used although there are some: health checks; empty: they may
-
-
-class AllowRule(msgspec.Struct, frozen=True, array_like=True):
-    """Callers, methods and paths that may pass. Empty methods or paths mean all."""
-
-    callers: tuple[str, ...]  # service names, or "*"
-    methods: tuple[str, ...]
-    paths: tuple[str, ...]  # exact, or a prefix when it ends with "*"
-    source: str  # "policy.toml:12", for logs and refusals
+    deny: tuple[Rule, ...] = ()  # wins over allow
 
 
 class Identity(msgspec.Struct, frozen=True, array_like=True):
@@ -80,7 +73,16 @@ class Listener(msgspec.Struct, frozen=True, array_like=True):
     kind: str  # mesh, proxy, upstream
     address: str
     service: str = ""  # upstream: the destination of its traffic, a key of Snapshot.services
-    caller: str = ""  # whose certificate is presented: a service name, or "host"
+    # Whose certificate is presented when Snapshot.workloads doesn't tell: a service name, or "host". "": nobody's.
+    caller: str = ""
+
+
+class Workload(msgspec.Struct, frozen=True, array_like=True):
+    """Processes that call as a service: those of a systemd unit, of a user, or of a user within a unit."""
+
+    service: str
+    unit: str = ""  # or a template, "payments@.service"; "": any
+    user: int | None = None  # None: any
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,9 +102,11 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     services: dict[str, Service]  # by destination: "payments", and "v2.payments" for a subset
     locals: dict[str, Local]
     listeners: tuple[Listener, ...]
+    workloads: tuple[Workload, ...] = ()
     # Seconds that a request may wait for a service named for the first time, which the supervisor then looks up;
     # 0: services that are not here do not exist.
     first_use: float = 0.0
+    denied: tuple[str, ...] = ()  # SPIFFE IDs of services and hosts that are refused whatever certificate they have
 
 
 class AccessLog(msgspec.Struct, frozen=True, array_like=True):
@@ -120,3 +124,4 @@ class Delta(msgspec.Struct, frozen=True, kw_only=True):
     locals: dict[str, Local | None] = {}
     identities: dict[str, Identity | None] = {}
     authorities: bytes | None = None
+    denied: tuple[str, ...] | None = None

@@ -43,7 +43,7 @@ class LocalTable:
     def __init__(self, local: Local, tables: Tables, before: LocalTable | None) -> None:
         self.name = local.name
         self.source = local
-        self.authoriser = Authoriser(local.allow, local.default_allow, local.default_reason)
+        self.authoriser = Authoriser(local.allow, local.deny, local.default_allow, local.default_reason)
         known: dict[str, Endpoint] = {one.label: one for one in before.endpoints} if before else {}
         self.endpoints: list[Endpoint] = [
             known.pop(address) if address in known else tables.endpoint(local.name, address, None, 1)
@@ -101,6 +101,7 @@ class Tables:
         self._identities: dict[str, Identity] = {}
         self._authorities = b""
         self._counted: dict[tuple[str, str, str], int] = {}  # requests by destination, when used() last looked
+        self.denied: frozenset[str] = frozenset()  # SPIFFE IDs of services and hosts
         self.trust_domain = self.datacenter = ""
         self.apply(snapshot)
 
@@ -123,6 +124,7 @@ class Tables:
         self._refresh_destinations([*gone, *changed])
         self._refresh_locals(dict(snapshot.locals))
         self._refresh_identities(dict(snapshot.identities), snapshot.authorities)
+        self._deny(snapshot.denied)
 
     def change(self, delta: Delta) -> None:
         """Take what changed."""
@@ -139,6 +141,8 @@ class Tables:
         if delta.identities or delta.authorities is not None or delta.locals:
             authorities = self._authorities if delta.authorities is None else delta.authorities
             self._refresh_identities(_merged(self._identities, delta.identities), authorities)
+        if delta.denied is not None:
+            self._deny(delta.denied)
 
     def _refresh_destinations(self, services: Iterable[str]) -> None:
         for name in services:
@@ -186,11 +190,26 @@ class Tables:
             },
         )
 
+    def _deny(self, identities: Iterable[str]) -> None:
+        denied = frozenset(identities)
+        if not denied <= self.denied:
+            # Whoever is denied now may be at the other end of any connection that is kept for the next request.
+            for of_service in self._destinations.values():
+                for destination in of_service.values():
+                    destination.retire()
+            self._destinations.clear()
+        self.denied = self.dialling.denied = denied
+
     # Look-ups
 
     def local(self, service: str) -> LocalTable | None:
         """A service of this host."""
         return self._locals.get(service)
+
+    def identity_of(self, caller: str) -> str:
+        """The SPIFFE ID that ``caller``, a service of this host or "host", calls with."""
+        known = self._identities.get(caller)
+        return known.uri if known is not None else ""
 
     def is_tcp(self, service: str) -> bool:
         """Whether a destination takes bytes instead of HTTP/1.1 requests."""

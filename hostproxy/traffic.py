@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import secrets
 import socket
+from functools import partial
 from random import random
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,16 @@ from hostproxy.exchange.caller import Caller
 from hostproxy.exchange.replies import Refusal, reply
 from hostproxy.exchange.server import ServerConnection
 from hostproxy.exchange.surroundings import Surroundings
-from hostproxy.exchange.tunnel import Joiner, Tunnel
+from hostproxy.exchange.tunnel import DENIED, POLICY, Joiner, Tunnel
+from hostproxy.identity.workload import NO_SERVICE, Workloads
 from hostproxy.inbound import Inbound
-from hostproxy.mesh.spiffe import ALPN_HTTP1, SpiffeId
+from hostproxy.mesh.spiffe import ALPN_HTTP1
 from hostproxy.meshport import MeshPort
 from hostproxy.net.deadlines import TICK, Deadlines
 from hostproxy.net.listen import Acceptor
 from hostproxy.net.stream import NOBODY, Stream
 from hostproxy.outbound import Outbound
-from hostproxy.reporting import Reporter
+from hostproxy.reporting import UNKNOWN, Reporter
 from hostproxy.tables import Tables
 from hostproxy.upstream.dial import Dialling
 from hostproxy.waiting import Ask, Waiting
@@ -81,6 +83,7 @@ class Traffic:
         self._clock.clock = reactor  # type: ignore[assignment]  # it has Twisted's interface
         self._tunnels: set[Tunnel] = set()
         self._ask: Ask = lambda service: False
+        self._workloads = Workloads((), reactor.seconds)
         self._descriptors = connections_for(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
         metrics.on_export(self._gauges)
 
@@ -88,6 +91,10 @@ class Traffic:
 
     def apply(self, snapshot: Snapshot) -> None:
         """Take the first snapshot, or a whole new one."""
+        if self._workloads.rules != snapshot.workloads:
+            self._workloads.change(snapshot.workloads)
+            if self._workloads.problem:
+                self._log.error("callers: {problem}", problem=self._workloads.problem)
         if self._tables is not None:
             self._tables.apply(snapshot)
             self._surroundings.limits = snapshot.limits
@@ -95,6 +102,7 @@ class Traffic:
             self._surroundings.mesh_head_limits = self._tables.dialling.mesh_head_limits
             self._joiner.limits = snapshot.limits
             self._waiting.seconds = snapshot.first_use
+            self._revise()
             self._waiting.look()
             return
         reactor = self._reactor
@@ -123,7 +131,21 @@ class Traffic:
         """Take what changed since the snapshot before."""
         assert self._tables is not None
         self._tables.change(delta)
+        if delta.locals or delta.denied is not None:
+            self._revise()
         self._waiting.look()
+
+    def _revise(self) -> None:
+        """End what the policy of now would not let begin: requests are decided on one by one, tunnels are open long."""
+        assert self._tables is not None
+        denied = self._tables.denied
+        if denied:
+            for connection in list(self._surroundings.connections):
+                if not denied.isdisjoint(connection.stream.peer):
+                    connection.expel("UAEX", f"{connection.caller.uri}, or its host, is denied")
+        for tunnel in list(self._tunnels):
+            tunnel.revise(denied)
+        self._joiner.revise(denied)
 
     def log_to(self, access_log: AccessLogWriter | None) -> None:
         """Write the access log there from now on."""
@@ -166,20 +188,31 @@ class Traffic:
                 self._reactor, sock, self._accepted_peer, self._admit, self._exhausted
             )
             return
-        uri = str(
-            SpiffeId.host(tables.trust_domain, tables.host)
-            if listener.caller == "host"
-            else SpiffeId.service(tables.trust_domain, listener.caller)
-        )
 
         def accepted(sock: socket.socket, address: object) -> None:
             text = ""
             if isinstance(address, tuple):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 text = address[0]
-            self._accepted_local(sock, Caller(listener.caller, uri, text.encode(), b"http", listener.service))
+            name, refusal = listener.caller, ""
+            if self._workloads.active or not name:
+                name, refusal = self._who(sock, name)
+            uri = tables.identity_of(name) if name else ""
+            caller = Caller(name or UNKNOWN, uri, text.encode(), b"http", listener.service, refusal=refusal)
+            self._accepted_local(sock, caller)
 
         self._acceptors[listener.id] = Acceptor(self._reactor, sock, accepted, self._admit, self._exhausted)
+
+    def _who(self, sock: socket.socket, other: str) -> tuple[str, str]:
+        """In whose name a new local connection calls, ``other`` if it is no service; and why in nobody's."""
+        verdict = self._workloads.caller(sock)
+        self._reporter.looked_up(verdict.reason or "ok")
+        if verdict.service:
+            return verdict.service, ""
+        # Only who is known to be none of the services: any of them could be behind a failure.
+        if other and verdict.reason == NO_SERVICE:
+            return other, ""
+        return "", f"nobody may call: {verdict.text}"
 
     def close(self, listener_id: str) -> None:
         """Stop accepting there; connections go on."""
@@ -244,9 +277,11 @@ class Traffic:
             exchange.sent += sent
             if reason not in ("ended", "reset", "closed"):
                 exchange.details = reason
+            if reason in (POLICY, DENIED):
+                exchange.flags = "UAEX"
             exchange.complete()
 
-        self._joiner.join(stream, upstream, over, ahead, surplus)
+        self._joiner.join(stream, upstream, over, ahead, surplus, partial(exchange.path.objection, exchange))
 
     def _connect(self, stream: Stream, ahead: bytes, exchange: Exchange, destination: Destination) -> None:
         """CONNECT was allowed: the answer comes when an endpoint has been reached."""
@@ -321,6 +356,7 @@ class Traffic:
         if done is None or done.called:
             return
         self._drain_check.stop()
+        self._workloads.close()
         if self._drain_deadline.active():
             self._drain_deadline.cancel()
         done.callback(None)

@@ -260,19 +260,12 @@ def test_what_is_not_acted_on_yet_is_a_warning(tmp_path: Path) -> None:
 listen = ""
 [[service]]
 name = "cart"
-unit = "cart.service"
-user = "cart"
-[controller]
-url = "https://controller:15008"
 [trace]
 any = { thing = [1] }
 """,
     )
     assert [(warning.line, warning.what()) for warning in loaded.warnings] == [
-        (14, "service[0].unit: is not acted on in this version"),
-        (15, "service[0].user: is not acted on in this version"),
-        (16, "controller: is not acted on in this version"),
-        (18, "trace: is not acted on in this version"),
+        (14, "trace: is not acted on in this version"),
     ]
 
 

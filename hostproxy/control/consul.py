@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING
 
+from twisted.internet.defer import succeed
+
 from hostproxy.control.state import SourceState
 from hostproxy.discovery.consul.client import Agent, TxConsul
 from hostproxy.discovery.consul.counters import Counters
@@ -41,6 +43,7 @@ class ConsulSource:
         self.counters = Counters()
         self._config = config
         self._now = now
+        self._started = False
         consul = config.discovery.consul
         self.token = Token(consul, os.environ, reactor.seconds)
         self._agent = Agent(reactor, consul, self.token, self.counters)
@@ -67,9 +70,19 @@ class ConsulSource:
         return self._discovery.catalog
 
     @property
+    def address(self) -> str:
+        """Of the agent."""
+        return self._config.discovery.consul.address
+
+    @property
     def bands(self) -> Watch[Mapping[str, int]]:
         """How far other hosts are."""
         return self._discovery.bands
+
+    @property
+    def registers(self) -> bool:
+        """Whether services of this host are registered."""
+        return self._config.discovery.consul.register
 
     def serves(self, config: Config) -> bool:
         """Whether ``config`` asks for the same, so that this one can go on."""
@@ -84,6 +97,7 @@ class ConsulSource:
 
     def start(self, kept: Catalog | None = None, saved: float = 0.0) -> tuple[str, ...]:
         """Begin to watch, with what was ``kept`` (at ``saved``, Unix seconds) until it is confirmed. Never fails."""
+        self._started = True
         self._discovery.start(kept or {}, saved)
         return ()
 
@@ -131,8 +145,8 @@ class ConsulSource:
         )
 
     def leave(self) -> Deferred[None]:
-        """Take this host's services out of Consul."""
-        return self.registration.leave()
+        """Take this host's services out of Consul; never fails, and is bounded in time."""
+        return self.registration.leave() if self._started else succeed(None)
 
     def stop(self) -> None:
         """Ask and tell no more."""

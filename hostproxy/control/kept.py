@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -23,6 +24,9 @@ FORMAT = 1  # of the file; another one is not read
 
 # Seconds between writes: a catalog of 10,000 instances is a megabyte, and it may change every second.
 PAUSE = 10.0
+
+# Instances encoded at a time, a fraction of a millisecond.
+SLICE = 256
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +61,7 @@ def save(directory: str, kept: Kept) -> None:
     aside = path_in(directory) + ".new"
     descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with open(descriptor, "wb") as file:
-        file.write(msgspec.msgpack.encode(kept))
+        file.writelines(_pieces(kept))
         file.flush()
         os.fsync(file.fileno())
     os.rename(aside, path_in(directory))
@@ -66,6 +70,34 @@ def save(directory: str, kept: Kept) -> None:
         os.fsync(parent)
     finally:
         os.close(parent)
+
+
+def _pieces(kept: Kept) -> Iterator[bytes]:
+    """What one call of the encoder would give for all of it, service by service.
+
+    That one call would hold the interpreter's lock, and so the reactor, until it is done.
+    """
+    fields = msgspec.structs.asdict(kept)
+    yield _map(len(fields))
+    for name, value in fields.items():
+        yield msgspec.msgpack.encode(name)
+        if name != "catalog":
+            yield msgspec.msgpack.encode(value)
+            continue
+        yield _map(len(kept.catalog))
+        for service, instances in kept.catalog.items():
+            yield msgspec.msgpack.encode(service)
+            yield from _slices(instances)
+
+
+def _slices(instances: Sequence[Instance]) -> Iterator[bytes]:
+    yield b"\xdd" + len(instances).to_bytes(4, "big")  # msgpack's array of up to 2**32 - 1
+    for start in range(0, len(instances), SLICE):
+        yield b"".join(map(msgspec.msgpack.encode, instances[start : start + SLICE]))
+
+
+def _map(size: int) -> bytes:
+    return b"\xdf" + size.to_bytes(4, "big")  # msgpack's map of up to 2**32 - 1
 
 
 class Keeper:

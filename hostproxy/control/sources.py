@@ -231,6 +231,14 @@ class Sources:
         self._subscriptions.append(consul.watch.subscribe(lambda _: self._changed()))
         self._subscriptions.append(consul.bands.subscribe(lambda _: self._changed()))
 
+    def give_way(self, successor: Sources) -> None:
+        """Watch no more: ``successor`` is in force. What it does not register is taken out of Consul."""
+        consul, other = self.consul, successor.consul
+        if consul is not None and consul.registers and not (other is not None and other.registers):
+            consul.leave().addBoth(lambda _: consul.stop())
+            self.consul = None
+        self.stop(successor)
+
     def stop(self, successor: Sources | None = None) -> None:
         """Watch no more, but for what ``successor`` goes on with."""
         for cancel in self._subscriptions:
@@ -241,10 +249,15 @@ class Sources:
         self._started.clear()
         if self.consul is None:
             return
-        if successor is None or successor.consul is not self.consul:
-            self.consul.stop()
+        consul = self.consul
+        if successor is None:
+            consul.stop()
+        elif successor.consul is consul:
+            consul.take(successor.config)
+        elif successor.consul is not None and successor.consul.address == consul.address:
+            consul.stop()  # the other one looks after what is registered there
         else:
-            self.consul.take(successor.config)
+            consul.leave().addBoth(lambda _: consul.stop())
 
     @property
     def inputs(self) -> Inputs:

@@ -10,7 +10,7 @@ class Caller:
     certificate proved.
     """
 
-    __slots__ = ("address", "identity_line", "name", "protocol", "secure", "service", "uri")
+    __slots__ = ("address", "identity_line", "name", "protocol", "refusal", "secure", "service", "uri")
 
     def __init__(
         self,
@@ -21,6 +21,7 @@ class Caller:
         service: str = "",
         identity_line: bytes = b"",
         secure: bool = False,
+        refusal: str = "",
     ) -> None:
         self.name = name
         self.uri = uri  # SPIFFE ID
@@ -29,3 +30,4 @@ class Caller:
         self.service = service  # the only service that this connection leads to; empty: requests name it
         self.identity_line = identity_line  # tells the instance who calls, with its CRLF; empty outbound
         self.secure = secure  # it came over mutual TLS
+        self.refusal = refusal  # why it may call nothing: it is nobody; empty: it may

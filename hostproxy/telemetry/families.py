@@ -73,8 +73,16 @@ EVENTS: dict[str, Family] = {
         ("decision", "rule", "destination"),
         "Authorisation decisions, and the rule (file:line) or default that took them.",
     ),
+    "authz_audits_total": Family(
+        "counter",
+        ("decision", "rule", "destination"),
+        "What rules with audit = true would have decided, by rule (file:line).",
+    ),
     "connections_refused_total": Family(
         "counter", ("reason",), "Times that accepting paused: [limits] connections reached, or no descriptors left."
+    ),
+    "caller_lookups_total": Family(
+        "counter", ("result",), "Local connections whose caller the kernel was asked for: ok, or why it is nobody."
     ),
     "malformed_requests_total": Family(
         "counter", ("reason",), "Messages of clients that were refused because they are no valid HTTP."

@@ -42,8 +42,8 @@ def test_both_sides_know_each_other_and_talk():
     handshake = call(served(good(PAYMENTS)), PAYMENTS_NAME)
     assert handshake.complete
     assert handshake.server.version() == "TLSv1.3"
-    assert peer_identity(handshake.server.getpeercert(True), TRUST_DOMAIN) == CART
-    assert peer_identity(handshake.client.getpeercert(True), TRUST_DOMAIN, PAYMENTS) == PAYMENTS
+    assert peer_identity(handshake.server.getpeercert(True), TRUST_DOMAIN).uri == CART
+    assert peer_identity(handshake.client.getpeercert(True), TRUST_DOMAIN, PAYMENTS).uri == PAYMENTS
     assert peer_protocol(handshake.server) == peer_protocol(handshake.client) == "http/1.1"
     assert handshake.exchange() == b"ping"
     assert handshake.server.compression() is None
@@ -59,7 +59,7 @@ def test_the_server_name_chooses_certificate_and_protocols():
         (BILLING_NAME, BILLING, "hostproxy-tcp"),
     ):
         handshake = Handshake(contexts.context, client, name)
-        assert peer_identity(handshake.client.getpeercert(True), TRUST_DOMAIN, uri) == uri
+        assert peer_identity(handshake.client.getpeercert(True), TRUST_DOMAIN, uri).uri == uri
         assert peer_protocol(handshake.server) == protocol
         assert contexts.service(handshake.server) == uri.rpartition("/")[2]
 

@@ -34,21 +34,21 @@ HTTP = ("http/1.1",)
 
 
 def test_a_peer_of_the_mesh_is_who_its_certificate_says():
-    assert peer_identity(der(good(CART)), TRUST_DOMAIN) == CART
+    assert peer_identity(der(good(CART)), TRUST_DOMAIN).uri == CART
     host = f"spiffe://{TRUST_DOMAIN}/host/db-1"
-    assert peer_identity(der(good(host)), TRUST_DOMAIN) == host
-    assert peer_identity(der(good(PAYMENTS)), TRUST_DOMAIN, expected=PAYMENTS) == PAYMENTS
+    assert peer_identity(der(good(host)), TRUST_DOMAIN).uri == host
+    assert peer_identity(der(good(PAYMENTS)), TRUST_DOMAIN, expected=PAYMENTS).uri == PAYMENTS
 
 
 def test_other_kinds_of_names_and_strong_keys_do_not_matter():
-    assert peer_identity(der(craft(CART, dns=("cart.example",))), TRUST_DOMAIN) == CART
-    assert peer_identity(der(craft(CART, ca=None)), TRUST_DOMAIN) == CART
+    assert peer_identity(der(craft(CART, dns=("cart.example",))), TRUST_DOMAIN).uri == CART
+    assert peer_identity(der(craft(CART, ca=None)), TRUST_DOMAIN).uri == CART
     for key in (
         rsa.generate_private_key(65537, 2048),
         ed25519.Ed25519PrivateKey.generate(),
         ec.generate_private_key(ec.SECP384R1()),
     ):
-        assert peer_identity(der(craft(CART, key=key)), TRUST_DOMAIN) == CART
+        assert peer_identity(der(craft(CART, key=key)), TRUST_DOMAIN).uri == CART
 
 
 REFUSED = {
@@ -114,17 +114,36 @@ def test_the_called_peer_must_be_exactly_the_one_expected():
 
 def test_each_side_needs_the_purpose_for_its_part():
     only_client, only_server = der(craft(CART, purposes=(CLIENT,))), der(craft(CART, purposes=(SERVER,)))
-    assert peer_identity(only_client, TRUST_DOMAIN) == CART
-    assert peer_identity(only_server, TRUST_DOMAIN, CART) == CART
+    assert peer_identity(only_client, TRUST_DOMAIN).uri == CART
+    assert peer_identity(only_server, TRUST_DOMAIN, CART).uri == CART
     for certificate, expected in ((only_client, CART), (only_server, None)):
         with pytest.raises(PeerRefused) as caught:
             peer_identity(certificate, TRUST_DOMAIN, expected)
         assert caught.value.reason == "wrong-purpose"
 
 
+def test_the_hosts_that_a_certificate_names_are_identities_of_the_peer():
+    h1 = f"spiffe://{TRUST_DOMAIN}/host/db-1.example.org"
+    names = (f"db-1.example.org.host.{TRUST_DOMAIN}", f"cart.dc1.{TRUST_DOMAIN}", f"A.host.{TRUST_DOMAIN}")
+    certificate = der(craft(CART, dns=names))
+    assert peer_identity(certificate, TRUST_DOMAIN) == (CART, {CART, h1})
+    for denied in ({CART}, {h1}, {PAYMENTS, h1}):
+        for expected in (None, CART):
+            with pytest.raises(PeerRefused) as caught:
+                peer_identity(certificate, TRUST_DOMAIN, expected, denied)
+            assert caught.value.reason == "denied-identity"
+    assert peer_identity(certificate, TRUST_DOMAIN, None, {PAYMENTS, f"spiffe://{TRUST_DOMAIN}/host/db-1"}).uri == CART
+
+
+def test_a_denied_host_itself():
+    host = f"spiffe://{TRUST_DOMAIN}/host/h1"
+    with pytest.raises(PeerRefused):
+        peer_identity(der(good(host)), TRUST_DOMAIN, None, {host})
+
+
 def test_a_verdict_holds_for_one_trust_domain_only():
     certificate = der(good(CART))
-    assert peer_identity(certificate, TRUST_DOMAIN) == CART
+    assert peer_identity(certificate, TRUST_DOMAIN).uri == CART
     with pytest.raises(PeerRefused) as caught:
         peer_identity(certificate, "other.test")
     assert caught.value.reason == "wrong-trust-domain"
