@@ -13,6 +13,7 @@ COMMANDS = {
     "status": "show what the running daemon does",
     "services": "show the services that this host knows, and how it knows them",
     "endpoints": "show where a service runs, and which of its instances are used",
+    "why": "show what would happen to a call, and which rule says so",
     "certs": "make a development authority and certificates",
     "demo": "see it work: two hosts, two services, mutual TLS between them",
 }

@@ -10,10 +10,12 @@ for the response, join it there.
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from hostproxy.exchange import forward
 from hostproxy.exchange.replies import Refusal
+from hostproxy.exchange.tunnel import POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,11 +56,12 @@ class Inbound:
             exchange.refuse(Refusal(403, "UAEX", "http_request_denied", text))
             return
         if not local.authoriser.trivial:
-            allowed, exchange.rule = local.authoriser.request(caller.name, head.method, head.target)
-            self._reporter.decided(allowed, exchange.rule, local.name)
-            if not allowed:
-                method = head.method.decode("latin-1")
-                text = f"{caller.uri} may not {method} this path of {local.name}: no rule allows it ({exchange.rule})"
+            decision = local.authoriser.request(caller.name, head.method, head.target, head.fields)
+            exchange.rule = decision.rule
+            exchange.audit = self._reporter.decided(decision, local.name)
+            if not decision.allowed:
+                why = f"denied by {decision.rule}" if decision.by_rule else f"no rule allows it ({decision.rule})"
+                text = f"{caller.uri} may not {head.method.decode('latin-1')} this path of {local.name}: {why}"
                 exchange.refuse(Refusal(403, "UAEX", "http_request_denied", text))
                 return
         if destination.timeout:
@@ -80,9 +83,31 @@ class Inbound:
         if local is None:
             tunnel.refuse("NR")
             return
-        allowed, rule = local.authoriser.connection(caller.name)
-        self._reporter.decided(allowed, rule, local.name)
-        if allowed:
-            tunnel.begin(local.tcp(caller.name), self.direction)
+        decision = local.authoriser.connection(caller.name)
+        tunnel.rule = decision.rule
+        tunnel.audit = self._reporter.decided(decision, local.name)
+        if decision.allowed:
+            tunnel.begin(local.tcp(caller.name), self.direction, partial(self._object_to, tunnel, caller))
         else:
             tunnel.refuse("UAEX")
+
+    # What goes on under a policy that has changed
+
+    def objection(self, exchange: Exchange) -> str:
+        """Path: whether the rules of now still allow the request that a tunnel came of."""
+        caller: Caller = exchange.server.caller
+        local = self.tables.local(caller.service)
+        if local is None or local.authoriser.trivial:
+            return ""
+        head = exchange.head
+        decision = local.authoriser.request(caller.name, head.method, head.target, head.fields)
+        exchange.rule = decision.rule
+        return "" if decision.allowed else POLICY
+
+    def _object_to(self, tunnel: Tunnel, caller: Caller) -> str:
+        local = self.tables.local(caller.service)
+        if local is None:
+            return ""
+        decision = local.authoriser.connection(caller.name)
+        tunnel.rule = decision.rule
+        return "" if decision.allowed else POLICY

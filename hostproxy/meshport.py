@@ -68,13 +68,15 @@ class Handshake:
         port = self._port
         tables = port.tables
         try:
-            uri = peer_identity(stream.tls.getpeercert(True), tables.trust_domain)
+            peer = peer_identity(stream.tls.getpeercert(True), tables.trust_domain, denied=tables.denied)
             protocol = peer_protocol(stream.tls)
         except PeerRefused as error:
             port.reporter.handshake("refused", error.reason)
             stream.abort()
             return
         port.reporter.handshake("ok", "")
+        stream.peer = peer.identities
+        uri = peer.uri
         service = tables.server_contexts.service(stream.tls)
         identity = SpiffeId.parse(uri)
         name = identity.name if identity.kind == "service" else f"host/{identity.name}"

@@ -26,7 +26,8 @@ from hostproxy.config_services import LocalService
 from hostproxy.discovery.catalog import CRITICAL, Instance
 from hostproxy.identity.files import Identities
 from hostproxy.limits import Limits
-from hostproxy.mesh.policy import AllowRule, Policy, ServicePolicy
+from hostproxy.mesh.policy import Policy, ServicePolicy
+from hostproxy.mesh.rules import Rule
 from hostproxy.mesh.subsets import Subset
 from hostproxy.snapshot import Identity, Place, Snapshot
 
@@ -73,7 +74,7 @@ def place(number: int = 1) -> Place:
 
 
 CATALOG = {"payments": (instance("payments", 1), instance("payments", 2)), "stock": (instance("stock"),)}
-RULE = AllowRule(("cart",), ("GET",), ("/a*",), "policy.toml:9")
+RULE = Rule(("cart",), ("GET",), ("/a*",), "policy.toml:9")
 
 
 def inputs(**changes: Any) -> Inputs:
@@ -117,6 +118,14 @@ def test_services_are_known_from_catalog_policy_and_this_host() -> None:
             "policy.toml:9: no allow rule of service.cart matches",
         ),
         (Policy(services={"cart": ServicePolicy()}), True, "no policy speaks of this service"),
+        (
+            Policy(
+                default_access="deny",
+                services={"cart": ServicePolicy(access="allow", access_source="p:3", allow=(RULE,))},
+            ),
+            True,
+            "p:3: [service.cart] access",
+        ),
     ],
 )
 def test_what_decides_when_no_rule_matches(policy: Policy, default_allow: bool, reason: str) -> None:
@@ -125,15 +134,10 @@ def test_what_decides_when_no_rule_matches(policy: Policy, default_allow: bool, 
 
 
 def test_rules_reach_the_local_service_whole() -> None:
-    policy = Policy(services={"cart": ServicePolicy(allow=(RULE,), timeout=1.5)})
+    deny = Rule(("*",), ("DELETE",), (), "policy.toml:12", (("x-role", "guest"),), True)
+    policy = Policy(services={"cart": ServicePolicy(allow=(RULE,), deny=(deny,), timeout=1.5)})
     local = compiled(policy=policy).locals["cart"]
-    (rule,) = local.allow
-    assert (rule.callers, rule.methods, rule.paths, rule.source) == (
-        ("cart",),
-        ("GET",),
-        ("/a*",),
-        "policy.toml:9",
-    )
+    assert (local.allow, local.deny) == ((RULE,), (deny,))
     assert local.timeout == 1.5
     assert local.instances == ("127.0.0.1:9001",)
 
@@ -373,3 +377,19 @@ def test_one_instance_of_forty_thousand_costs_its_service_only() -> None:
     assert len(msgspec.msgpack.encode(delta)) < 1000
     assert all(new.services[name] is old.services[name] for name in catalog if name != "s500")
     assert min(times) < 0.005, "far more than a look at each of two thousand names"
+
+
+def test_who_is_denied_reaches_the_workers() -> None:
+    denied = ("spiffe://example.test/host/h9",)
+    before, after = compiled(), compiled(denied=denied)
+    assert after.denied == denied
+    delta = difference(before, after)
+    assert delta is not None
+    assert delta.denied == denied
+    assert not nothing_new(before, after)
+    back = difference(after, before)
+    assert back is not None
+    assert back.denied == ()
+    unchanged = difference(after, compiled(denied=denied))
+    assert unchanged is not None
+    assert unchanged.denied is None

@@ -78,10 +78,6 @@ UPSTREAM = '[[outbound.upstream]]\nservice = "x"\nlisten = "{}"\n'
             '14: service[1].name: "web" is declared at line 12 already; list all its instances there',
         ),
         (
-            '[identity]\nmode = "controller"',
-            '12: identity.mode: "controller" is not in this version; use "files"',
-        ),
-        (
             '[limits]\nheader_size = "61KiB"',
             "12: limits.header_size: header_size is more than head_size; a head holds",
         ),

@@ -133,9 +133,9 @@ def test_every_limit_is_described() -> None:
 def test_every_key_of_policy_is_described() -> None:
     described = {row[0] for row in rows(section(document("policy.md"), "## Keys"))}
     service = {f"service.NAME.{key}" for key in policy.SERVICE.keys}
-    allow = {f"allow.{key}" for key in policy.ALLOW.keys}
+    rule = {f"rule.{key}" for key in policy.RULE.keys}
     subset = {f"subset.{key}" for key in policy.SUBSET.keys}
-    assert described == {"defaults.access"} | service | allow | subset
+    assert described == {"defaults.access"} | service | rule | subset
 
 
 def test_the_policy_shown_is_one(tmp_path: Path) -> None:

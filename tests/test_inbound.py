@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from hostproxy.codec.http1 import HeadLimits, parse_request
 from hostproxy.exchange.caller import Caller
 from hostproxy.exchange.exchange import Exchange
 from hostproxy.exchange.replies import Refusal
 from hostproxy.inbound import Inbound
+from hostproxy.mesh.rules import Rule
 from hostproxy.net.deadlines import Deadlines
 from hostproxy.reporting import Reporter
-from hostproxy.snapshot import AllowRule, Local
+from hostproxy.snapshot import Delta, Local
 from hostproxy.tables import Tables
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.upstream.dial import Dialling
@@ -23,7 +26,7 @@ __all__ = ["loop"]
 
 # The whole path, from the mesh port to an instance, is in tests/test_traffic.py.
 
-RULE = AllowRule(("cart",), ("GET",), ("/open/*",), "policy.toml:7")
+RULE = Rule(("cart",), ("GET",), ("/open/*",), "policy.toml:7")
 
 
 class Responder:
@@ -57,9 +60,14 @@ class Bench:
         self.inbound = Inbound(self.tables, Reporter(self.metrics, None, 1))
 
     def ask(
-        self, target: bytes = b"/", method: bytes = b"GET", service: str = "payments", caller: str = "cart"
+        self,
+        target: bytes = b"/",
+        method: bytes = b"GET",
+        service: str = "payments",
+        caller: str = "cart",
+        fields: bytes = b"",
     ) -> tuple[Exchange, Responder]:
-        data = b"%b %b HTTP/1.1\r\nHost: payments:1\r\n\r\n" % (method, target)
+        data = b"%b %b HTTP/1.1\r\nHost: payments:1\r\n%b\r\n" % (method, target, fields)
         head = parse_request(data, len(data), HeadLimits(8192, 16384, 100, 61440))
         server = Responder(service, caller)
         exchange = Exchange(self.inbound, server, head, self.loop.reactor.now)  # type: ignore[arg-type]
@@ -97,11 +105,32 @@ def test_a_denied_one_goes_nowhere_and_says_what_decided(
     exchange, server = bench.ask(target, method, caller=caller)
     (refusal,) = server.refusals
     assert (refusal.status, refusal.flags) == (403, "UAEX")
-    assert "policy.toml:2: access" in refusal.details
+    assert "no rule allows it (policy.toml:2: access)" in refusal.details
     assert f"spiffe://mesh.test/service/{caller}" in refusal.details
     assert bench.origin.pending() is None
     assert exchange.endpoint is None
     assert bench.metrics.requests("inbound", caller, "payments", "", True).in_flight == 0
+
+
+def test_a_deny_rule_is_named(loop: Loop) -> None:
+    deny = (Rule(("*",), ("POST",), (), "policy.toml:9", (("x-role", "guest"),)),)
+    bench = Bench(loop, allow=(Rule(("cart",)),), deny=deny)
+    exchange, server = bench.ask(b"/open", b"POST", fields=b"X-Role: guest\r\n")
+    (refusal,) = server.refusals
+    assert refusal.details == (
+        "spiffe://mesh.test/service/cart may not POST this path of payments: denied by policy.toml:9"
+    )
+    assert exchange.rule == "policy.toml:9"
+    assert bench.metrics._events["authz_decisions_total"] == {("deny", "policy.toml:9", "payments"): 1}
+
+
+def test_an_audit_rule_is_counted_and_noted_and_does_nothing(loop: Loop) -> None:
+    bench = Bench(loop, deny=(Rule(("*",), source="policy.toml:9", audit=True),))
+    exchange, server = bench.ask()
+    assert server.refusals == []
+    assert exchange.audit == "deny policy.toml:9"
+    assert bench.metrics._events["authz_audits_total"] == {("deny", "policy.toml:9", "payments"): 1}
+    exchange.cancel("DC", "")
 
 
 def test_without_rules_nothing_is_decided(loop: Loop) -> None:
@@ -155,8 +184,9 @@ class Tunnel:
         self.begun: list[tuple[str, str]] = []
         self.refusals: list[str] = []
 
-    def begin(self, destination: Any, direction: str) -> None:
+    def begin(self, destination: Any, direction: str, objection: Callable[[], str]) -> None:
         self.begun.append((destination.name, direction))
+        self.objection = objection
 
     def refuse(self, flags: str) -> None:
         self.refusals.append(flags)
@@ -166,16 +196,29 @@ class Tunnel:
     ("rules", "service", "begun", "refused"),
     [
         ((), "payments", [("payments", "inbound")], []),
-        ((AllowRule(("cart",), (), (), "p:1"),), "payments", [("payments", "inbound")], []),
-        ((AllowRule(("shop",), (), (), "p:1"),), "payments", [], ["UAEX"]),
+        ((Rule(("cart",), (), (), "p:1"),), "payments", [("payments", "inbound")], []),
+        ((Rule(("shop",), (), (), "p:1"),), "payments", [], ["UAEX"]),
         ((RULE,), "payments", [], ["UAEX"]),
         ((), "gone", [], ["NR"]),
     ],
 )
 def test_connections(
-    loop: Loop, rules: tuple[AllowRule, ...], service: str, begun: list[Any], refused: list[str]
+    loop: Loop, rules: tuple[Rule, ...], service: str, begun: list[Any], refused: list[str]
 ) -> None:
     bench = Bench(loop, protocol="tcp", allow=rules, default_allow=not rules, default_reason="default")
     tunnel: Any = Tunnel()
     bench.inbound.connection(tunnel, SimpleNamespace(name="cart", service=service))  # type: ignore[arg-type]
     assert (tunnel.begun, tunnel.refusals) == (begun, refused)
+
+
+def test_a_tunnel_is_objected_to_when_the_policy_has_changed(loop: Loop) -> None:
+    bench = Bench(loop, protocol="tcp")
+    tunnel: Any = Tunnel()
+    bench.inbound.connection(tunnel, SimpleNamespace(name="cart", service="payments"))  # type: ignore[arg-type]
+    local = Local("payments", "tcp", (bench.origin.address,))
+    for deny, objection, rule in (((Rule(("shop",)),), "", ""), ((Rule(("cart",), source="p:4"),), "policy", "p:4")):
+        bench.tables.change(Delta(version=2, locals={"payments": replace(local, deny=deny)}))
+        assert tunnel.objection() == objection
+        assert tunnel.rule == rule
+    bench.tables.change(Delta(version=3, locals={"payments": None}))
+    assert tunnel.objection() == ""

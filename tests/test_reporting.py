@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from hostproxy.codec.http1 import HeadLimits, parse_request
+from hostproxy.enforce.authorise import Audit, Decision
 from hostproxy.exchange.caller import Caller
 from hostproxy.exchange.exchange import Exchange
 from hostproxy.reporting import Reporter
@@ -121,6 +122,8 @@ def tunnel(refusal: str = "-", destination: bool = True) -> Any:
         direction="outbound" if destination else "",
         started=100.0,
         refusal=refusal,
+        rule="policy.toml:3",
+        audit="",
         from_client=5,
         to_client=7,
         upstream="10.0.0.2:1",
@@ -138,6 +141,16 @@ def test_a_tunnel_is_counted_at_its_begin_and_its_end() -> None:
     assert (series.received, series.sent) == (5, 7)
 
 
+@pytest.mark.parametrize(
+    ("refusal", "reason", "denied_by"),
+    [("UAEX", "UAEX", "policy.toml:3"), ("-", "policy", "policy.toml:3"), ("-", "ended", ""), ("UH", "UH", "")],
+)
+def test_the_line_of_a_tunnel_names_the_rule_that_ended_it(refusal: str, reason: str, denied_by: str) -> None:
+    records = Records()
+    Reporter(WorkerMetrics(), records, 1).tunnel(tunnel(refusal), reason)  # type: ignore[arg-type]
+    assert [line.denied_by for line in records.lines] == [denied_by]
+
+
 @pytest.mark.parametrize("destination", [True, False])
 def test_one_that_was_refused_leaves_no_open_one(destination: bool) -> None:
     metrics, records = WorkerMetrics(), Records()
@@ -151,14 +164,19 @@ def test_one_that_was_refused_leaves_no_open_one(destination: bool) -> None:
 def test_rare_events() -> None:
     metrics = WorkerMetrics()
     reporter = Reporter(metrics, None, 1)
-    reporter.decided(True, "p:1", "payments")
-    reporter.decided(False, "p:2", "payments")
+    assert reporter.decided(Decision(True, "p:1", True), "payments") == ""
+    audits = (Audit("deny", "p:3"), Audit("allow", "p:4"))
+    assert reporter.decided(Decision(False, "p:2", False, audits), "payments") == "deny p:3, allow p:4"
     reporter.bad_request("bad-method")
     reporter.connection_refused("connections")
     reporter.handshake("ok", "")
     assert metrics._events["authz_decisions_total"] == {
         ("allow", "p:1", "payments"): 1,
         ("deny", "p:2", "payments"): 1,
+    }
+    assert metrics._events["authz_audits_total"] == {
+        ("deny", "p:3", "payments"): 1,
+        ("allow", "p:4", "payments"): 1,
     }
     assert metrics._events["malformed_requests_total"] == {("bad-method",): 1}
     assert metrics._events["connections_refused_total"] == {("connections",): 1}

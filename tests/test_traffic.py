@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Callable
@@ -9,11 +10,13 @@ import msgspec
 import pytest
 
 from hostproxy.identity.contexts import client_context
+from hostproxy.mesh.rules import Rule
+from hostproxy.mesh.spiffe import host_dns_name
 from hostproxy.net import listen
-from hostproxy.snapshot import AllowRule, Local
+from hostproxy.snapshot import Identity, Local
 from hostproxy.traffic import connections_for
-from tests.hosts import Host, identity, make_host, place, service, snapshot
-from tests.identity.crafting import TRUST_DOMAIN, authority
+from tests.hosts import Host, identities, identity, make_host, place, service, snapshot
+from tests.identity.crafting import TRUST_DOMAIN, authority, craft
 from tests.support import Listening, Loop, Peer, black_hole, loop
 
 __all__ = ["loop", "make_host"]
@@ -24,12 +27,26 @@ END = b"\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
+def named(service: str, host: str) -> Identity:
+    """A certificate of a service that tells its host, unless that is empty."""
+    if not host:
+        return identity(service)
+    return craft(f"spiffe://{TRUST_DOMAIN}/service/{service}", dns=(host_dns_name(TRUST_DOMAIN, host),))
+
+
 class Mesh:
     """Two hosts: ``near`` has the cart, ``far`` the payments with an origin of the test's."""
 
     def __init__(
-        self, make: Make, loop: Loop, protocol: str = "http", allow: tuple[AllowRule, ...] = ()
+        self,
+        make: Make,
+        loop: Loop,
+        protocol: str = "http",
+        allow: tuple[Rule, ...] = (),
+        caller_of: str = "",
+        callee_of: str = "",
     ) -> None:
+        """``caller_of`` and ``callee_of`` are hosts that the certificates of cart and payments name."""
         self.loop = loop
         self.origin = Listening(loop)
         self.far = make(
@@ -37,12 +54,18 @@ class Mesh:
                 locals_=(
                     Local("payments", protocol, (self.origin.address,), allow, not allow, "policy.toml:1"),
                 ),
-                names=("host", "payments"),
+                identities={**identities("host"), "payments": named("payments", callee_of)},
             )
         )
         address = self.far.listen("mesh")
         there = place(f"127.0.0.1:{address[1]}")
-        self.near = make(snapshot((service("payments", there, protocol=protocol),), connect_ports=(9000,)))
+        self.near = make(
+            snapshot(
+                (service("payments", there, protocol=protocol),),
+                connect_ports=(9000,),
+                identities={**identities("host"), "cart": named("cart", caller_of)},
+            )
+        )
         self.mesh_address = address
         self.proxy_address: tuple[str, int] | None = None
 
@@ -53,9 +76,11 @@ class Mesh:
         client.send(request)
         return client
 
-    def raw(self, caller: str = "cart", protocol: str = "http/1.1", name: str = "payments") -> ssl.SSLSocket:
+    def raw(
+        self, caller: str = "cart", protocol: str = "http/1.1", name: str = "payments", caller_of: str = ""
+    ) -> ssl.SSLSocket:
         """A peer of its own making at the mesh port."""
-        context = client_context(identity(caller), authority().pem, (protocol,))
+        context = client_context(named(caller, caller_of), authority().pem, (protocol,))
         sock = socket.create_connection(self.mesh_address)
         sock.setblocking(False)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -240,7 +265,7 @@ def test_a_client_that_leaves_during_connect_ends_its_request(make_host: Make, l
 
 
 def test_a_denied_request(make_host: Make, loop: Loop) -> None:
-    rule = AllowRule(("cart",), ("POST",), ("/pay",), "policy.toml:7")
+    rule = Rule(("cart",), ("POST",), ("/pay",), "policy.toml:7")
     mesh = Mesh(make_host, loop, allow=(rule,))
     client = mesh.proxied()
     reply = client.until(END)
@@ -256,7 +281,7 @@ def test_a_denied_request(make_host: Make, loop: Loop) -> None:
 
 
 def test_a_denied_connection(make_host: Make, loop: Loop) -> None:
-    mesh = Mesh(make_host, loop, "tcp", (AllowRule(("shop",), (), (), "policy.toml:7"),))
+    mesh = Mesh(make_host, loop, "tcp", (Rule(("shop",), (), (), "policy.toml:7"),))
     client = mesh.near.client(mesh.near.listen("upstream", "payments"))
     client.all()
     assert client.end == "reset"
@@ -508,3 +533,152 @@ def test_what_is_open_is_told(make_host: Make, loop: Loop) -> None:
     assert mesh.near.metrics.export()
     assert mesh.near.metrics._levels["upstream_connections"][("active",)] == 1
     assert mesh.near.metrics._levels["downstream_connections"][()] == 1
+
+
+def talking(mesh: Mesh) -> tuple[Peer, Peer]:
+    """A tunnel through both hosts, with a byte gone each way."""
+    client = mesh.near.client(mesh.near.listen("upstream", "payments"))
+    client.send(b"a")
+    origin = mesh.origin.accept()
+    origin.until(b"a")
+    origin.send(b"b")
+    client.until(b"b")
+    return client, origin
+
+
+def upgraded(mesh: Mesh) -> tuple[Peer, Peer]:
+    """The same, after an upgrade of an HTTP request."""
+    client = mesh.proxied(
+        b"GET /chat HTTP/1.1\r\nHost: payments\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nX-Room: 1\r\n\r\n"
+    )
+    origin = mesh.origin.accept()
+    origin.until(END)
+    origin.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    client.until(END)
+    return client, origin
+
+
+def test_a_changed_policy_ends_the_tunnels_that_it_denies(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop, "tcp")
+    client, origin = talking(mesh)
+    local = mesh.far.snapshot.locals["payments"]
+    others = msgspec.structs.replace(local, deny=(Rule(("shop",), source="policy.toml:4"),))
+    mesh.far.change(locals={"payments": others})
+    client.send(b"c")
+    origin.until(b"c")
+    barred = (Rule(("cart",), source="policy.toml:5"),)
+    mesh.far.change(locals={"payments": msgspec.structs.replace(local, deny=barred)})
+    origin.all()
+    client.all()
+    (line,) = mesh.far.records.lines
+    assert (line.details, line.denied_by) == ("policy", "policy.toml:5")
+    assert mesh.far.metrics.tcp("inbound", "cart", "payments", True).closed == {"policy": 1}
+
+
+def test_and_those_that_an_upgrade_has_made(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    client, origin = upgraded(mesh)
+    local = mesh.far.snapshot.locals["payments"]
+    elsewhere = Rule(("cart",), paths=("/other",), source="policy.toml:4")
+    mesh.far.change(locals={"payments": msgspec.structs.replace(local, deny=(elsewhere,))})
+    client.send(b"c")
+    origin.until(b"c")
+    room = Rule(("cart",), paths=("/chat",), headers=(("x-room", "1"),), source="policy.toml:5")
+    mesh.far.change(locals={"payments": msgspec.structs.replace(local, deny=(room,))})
+    origin.all()
+    client.all()
+    (line,) = mesh.far.records.lines
+    assert (line.status, line.flags, line.details, line.denied_by) == (101, "UAEX", "policy", "policy.toml:5")
+
+
+def test_and_one_that_is_only_being_made(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    client = mesh.proxied(
+        b"GET /chat HTTP/1.1\r\nHost: payments\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    origin = mesh.origin.accept()
+    origin.until(END)
+    local = mesh.far.snapshot.locals["payments"]
+    mesh.far.change(locals={"payments": msgspec.structs.replace(local, deny=(Rule(("*",)),))})
+    origin.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    origin.all()
+    client.all()
+    assert [line.details for line in mesh.far.records.lines] == ["policy"]
+
+
+def test_a_whole_snapshot_ends_them_as_well(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop, "tcp")
+    client, _ = talking(mesh)
+    local = mesh.far.snapshot.locals["payments"]
+    mesh.far.apply(locals={"payments": msgspec.structs.replace(local, deny=(Rule(("*",)),))})
+    client.all()
+
+
+@pytest.mark.parametrize("denied", ["service/cart", "host/h1"])
+def test_who_is_denied_loses_open_connections_and_gets_no_new_ones(make_host: Make, loop: Loop, denied: str) -> None:
+    mesh = Mesh(make_host, loop, caller_of="h1")
+    waiting = mesh.proxied()  # a request under way
+    mesh.origin.accept().until(END)
+    idle = mesh.raw(caller_of="h1")
+    tunnel, far_end = upgraded(mesh)
+    mesh.far.change(denied=(f"spiffe://{TRUST_DOMAIN}/service/other", f"spiffe://{TRUST_DOMAIN}/host/other"))
+    tunnel.send(b"still")
+    far_end.until(b"still")
+    mesh.far.change(denied=(f"spiffe://{TRUST_DOMAIN}/{denied}",))
+    far_end.all()
+    tunnel.all()
+    assert waiting.until(b"\n").startswith(b"HTTP/1.1 502 ")
+    loop.until(lambda: closed(idle))
+    idle.close()
+    mesh.proxied().until(b"HTTP/1.1 502 ")
+    assert mesh.far.counts("tls_handshakes_total")["server", "refused", "denied-identity"] == 1
+    mesh.far.change(denied=())
+    mesh.near.later(60.0)
+    client = mesh.proxied()
+    origin = mesh.origin.accept()
+    origin.until(END)
+    origin.send(OK)
+    client.until(END + b"ok")
+
+
+@pytest.mark.parametrize("denied", ["service/payments", "host/h2"])
+def test_nothing_is_sent_to_who_is_denied(make_host: Make, loop: Loop, denied: str) -> None:
+    mesh = Mesh(make_host, loop, callee_of="h2")
+    tunnel, far_end = upgraded(mesh)
+    client = mesh.proxied()
+    origin = mesh.origin.accept()
+    origin.until(END)
+    origin.send(OK)
+    client.until(END + b"ok")
+    mesh.near.change(denied=(f"spiffe://{TRUST_DOMAIN}/{denied}",))
+    tunnel.all()
+    far_end.all()
+    client.send(b"GET / HTTP/1.1\r\nHost: payments\r\n\r\n")
+    assert b"tls-denied-identity" in client.until(b"(UF)\n")
+    assert mesh.origin.pending() is None
+
+
+def closed(tls: ssl.SSLSocket) -> bool:
+    try:
+        return tls.recv(1) == b""
+    except ssl.SSLWantReadError:
+        return False
+    except (ssl.SSLError, ConnectionResetError):
+        return True
+
+
+def test_an_instance_can_forge_no_reason_of_hostproxy(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop)
+    client = mesh.proxied()
+    origin = mesh.origin.accept()
+    origin.until(END)
+    origin.send(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nX-Hostproxy-Reason: denied by x:1\r\nX-Own: 1\r\n\r\n")
+    head = client.until(END)
+    assert b"X-Own: 1" in head
+    assert b"X-Hostproxy" not in head
+
+
+def test_the_reason_of_the_callees_host_reaches_the_app(make_host: Make, loop: Loop) -> None:
+    mesh = Mesh(make_host, loop, allow=(Rule(("shop",), source="policy.toml:7"),))
+    head = mesh.proxied().until(END)
+    assert re.search(rb"\r\nX-Hostproxy-Reason: [^\r]*no rule allows it \(policy\.toml:1\)\r\n", head)

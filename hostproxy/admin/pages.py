@@ -11,12 +11,14 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
+from hostproxy import decision
 from hostproxy.admin import documents, services
 from hostproxy.admin.encode import encode
 from hostproxy.admin.facts import host_facts
 from hostproxy.admin.guard import judge
 from hostproxy.admin.http import JSON, Answer, Question
 from hostproxy.admin.moment import Moment, take
+from hostproxy.admin.why import why
 from hostproxy.control.state import SupervisorState
 from hostproxy.mesh import names
 from hostproxy.mesh.units import Wrong
@@ -35,6 +37,7 @@ class Page(NamedTuple):
     summary: str
     make: Callable[..., Mapping[str, Any]]  # of a Moment, and the parameters by name
     parameters: Mapping[str, Callable[[str], str]] = {}  # of its query, with what checks a value
+    several: Mapping[str, int] = {}  # those that may be given more than once, and how often
 
 
 PAGES: dict[bytes, Page] = {
@@ -45,6 +48,12 @@ PAGES: dict[bytes, Page] = {
         "services and their instances, and which are used; ?service=NAME of one, &subset=NAME of a part of it",
         services.catalog,
         {"service": names.service, "subset": names.subset},
+    ),
+    b"/why": Page(
+        "what would happen to a call, and why: ?from=SERVICE&method=METHOD&url=http://SERVICE/PATH&header=LINE",
+        why,
+        dict.fromkeys(("from", "method", "url", "header"), str),
+        {"header": decision.HEADERS},
     ),
     b"/discovery": Page("how the catalog is known, and since when", services.discovery),
     b"/snapshot": Page("what the workers decide by, without keys", documents.snapshot),
@@ -113,20 +122,21 @@ class Pages:
         return entry.wait()
 
 
-def _parameters(query: bytes, page: Page) -> dict[str, str]:
-    """What a query says, checked. Raises ValueError."""
-    found: dict[str, str] = {}
-    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=len(page.parameters)):
+def _parameters(query: bytes, page: Page) -> dict[str, str | tuple[str, ...]]:
+    """What a query says, checked; those that may be given more than once as tuples. Raises ValueError."""
+    found: dict[str, list[str]] = {}
+    most = len(page.parameters) + sum(page.several.values())
+    for name, value in parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=most):
         check = page.parameters.get(name)
         if check is None:
             raise ValueError(f"no such parameter: there are {', '.join(page.parameters)}")
-        if name in found:
+        if name in found and name not in page.several:
             raise ValueError(f"{name} is given twice")
         try:
-            found[name] = check(value)
+            found.setdefault(name, []).append(check(value))
         except Wrong as wrong:
             raise ValueError(f"{name} {wrong}") from None
-    return found
+    return {name: tuple(values) if name in page.several else values[0] for name, values in found.items()}
 
 
 class _Entry:
@@ -157,8 +167,12 @@ def _metrics(moment: Moment, as_openmetrics: bool) -> Answer:
     return _bounded(Answer(200, OPENMETRICS_TYPE if as_openmetrics else TEXT_TYPE, page))
 
 
-def _document(make: Callable[..., Mapping[str, Any]], parameters: Mapping[str, str], moment: Moment) -> Answer:
-    return _bounded(_json(200, make(moment, **parameters)))
+def _document(make: Callable[..., Mapping[str, Any]], parameters: Mapping[str, Any], moment: Moment) -> Answer:
+    try:
+        document = make(moment, **parameters)
+    except Wrong as wrong:
+        return _json(400, {"error": str(wrong)})
+    return _bounded(_json(200, document))
 
 
 def _json(status: int, document: Mapping[str, Any]) -> Answer:

@@ -178,7 +178,7 @@ class ClientConnection:
                 self._buffer = data
                 self._scanned = len(data)
                 return
-            head = parse_response(data, end, self._limits, exchange.head.method)
+            head = parse_response(data, end, self._limits, exchange.head.method, self.stream.secure)
             self._scanned = 0
             if head.status >= 200:
                 break

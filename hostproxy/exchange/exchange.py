@@ -99,12 +99,16 @@ class Path(Protocol):
     def attempt(self, exchange: Exchange) -> None:
         """Send the request to an endpoint (again)."""
 
+    def objection(self, exchange: Exchange) -> str:
+        """Why the tunnel that this exchange has become may not go on under a changed policy; empty: it may."""
+
 
 class Exchange:
     """One request and its response. The parties call it; it keeps them in step and decides who speaks."""
 
     __slots__ = (
         "attempts",
+        "audit",
         "body",
         "client",
         "deadline",
@@ -162,7 +166,8 @@ class Exchange:
         self.received = 0  # bytes of the request's body
         self.sent = 0  # bytes of the response's body
         self.series: RequestSeries | None = None
-        self.rule = ""  # the rule or default that allowed it
+        self.rule = ""  # the rule or default that decided on it
+        self.audit = ""  # what rules with audit = true would have done
 
     # The request, from the server's side
 

@@ -468,12 +468,12 @@ class ServerConnection:
         if self.exchange is None and not self._buffer:
             self._leave()
 
-    def expel(self) -> None:
-        """Time is up: end whatever is under way, visibly."""
+    def expel(self, flags: str = "LR", details: str = "the drain time was over") -> None:
+        """End whatever is under way, visibly: unless something else is said, time is up."""
         exchange = self.exchange
         if exchange is not None:
             self.exchange = None
-            exchange.cancel("LR", "the drain time was over")
+            exchange.cancel(flags, details)
         self._leave(reset=True)
 
 

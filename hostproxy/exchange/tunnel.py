@@ -5,8 +5,8 @@ The client's stream waits, unread, until an endpoint has been reached; then both
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Set
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from hostproxy.enforce.retry import MAX_ATTEMPTS
 from hostproxy.net.relay import Relay
@@ -21,6 +21,19 @@ if TYPE_CHECKING:
     from hostproxy.upstream.endpoint import Endpoint, Opening
 
 Finished = Callable[[str, int, int], None]
+Objection = Callable[[], str]
+
+# Why tunnels end that could go on: the policy has changed, or one end's certificate has been barred.
+POLICY = "policy"
+DENIED = "denied"
+
+
+class Joint(NamedTuple):
+    """Two streams that are joined."""
+
+    first: Stream
+    second: Stream
+    objection: Objection | None
 
 
 class Reporter(Protocol):
@@ -36,23 +49,33 @@ class Reporter(Protocol):
 class Joiner:
     """Joins streams, and knows the joints, so that a drain can wait for them and end them."""
 
-    __slots__ = ("_deadlines", "_pipes", "joints", "limits")
+    __slots__ = ("_deadlines", "_denied", "_pipes", "joints", "limits")
 
     def __init__(self, limits: Limits, deadlines: Deadlines) -> None:
         self.limits = limits
         self._deadlines = deadlines
+        self._denied: Set[str] = frozenset()
         self._pipes = Pipes()
-        self.joints: set[Relay | SpliceRelay] = set()
+        self.joints: dict[Relay | SpliceRelay, Joint] = {}
 
     def join(
-        self, first: Stream, second: Stream, finished: Finished, ahead: bytes = b"", behind: bytes = b""
+        self,
+        first: Stream,
+        second: Stream,
+        finished: Finished,
+        ahead: bytes = b"",
+        behind: bytes = b"",
+        objection: Objection | None = None,
     ) -> None:
-        """Relay between two streams; ``ahead`` was read from the first before, ``behind`` from the second."""
+        """Relay between two streams; ``ahead`` was read from the first before, ``behind`` from the second.
+
+        ``objection()`` says why they may not go on, when that is asked again; empty: they may.
+        """
         idle = self.limits.tunnel_idle
         joint: Relay | SpliceRelay
 
         def over(reason: str, from_first: int, from_second: int) -> None:
-            self.joints.discard(joint)
+            self.joints.pop(joint, None)
             finished(reason, from_first, from_second)
 
         first.send_posted()
@@ -60,11 +83,27 @@ class Joiner:
         plain = not (first.secure or second.secure)
         if plain and not (ahead or behind or first.backlog or second.backlog):
             joint = SpliceRelay(first, second, self._pipes, self._deadlines, idle, over)
-            self.joints.add(joint)
+            self.joints[joint] = Joint(first, second, objection)
         else:
             relay = joint = Relay(first, second, self._deadlines, idle, over)
-            self.joints.add(joint)
+            self.joints[joint] = Joint(first, second, objection)
             relay.begin(ahead, behind)
+        self._ask(joint)  # the policy may have changed since it was decided on
+
+    def revise(self, denied: Set[str]) -> None:
+        """Ask again of every joint whether it may go on; none may whose peer is one of ``denied``, SPIFFE IDs."""
+        self._denied = denied
+        for joint in list(self.joints):
+            self._ask(joint)
+
+    def _ask(self, relay: Relay | SpliceRelay) -> None:
+        joint = self.joints.get(relay)
+        if joint is None:
+            return  # it is over
+        if self._denied and not self._denied.isdisjoint(joint.first.peer | joint.second.peer):
+            relay.stop(DENIED)
+        elif joint.objection is not None and (reason := joint.objection()):
+            relay.stop(reason)
 
 
 class Tunnel:
@@ -74,16 +113,19 @@ class Tunnel:
         "_destination",
         "_endpoint",
         "_joiner",
+        "_objection",
         "_opening",
         "_reply",
         "_reporter",
         "_tried",
         "_waiting",
         "ahead",
+        "audit",
         "caller",
         "direction",
         "from_client",
         "refusal",
+        "rule",
         "started",
         "stream",
         "to_client",
@@ -110,6 +152,9 @@ class Tunnel:
         self.started = stream.reactor.now
         self.ahead = ahead
         self._reporter = reporter
+        self._objection: Objection | None = None
+        self.rule = ""  # the rule or default that decided on it
+        self.audit = ""  # what rules with audit = true would have done
         self.refusal = "-"
         self.upstream = ""
         self.from_client = 0
@@ -128,11 +173,17 @@ class Tunnel:
         """Where it goes; ``None`` before that was decided."""
         return self._destination
 
-    def begin(self, destination: Destination, direction: str) -> None:
-        """Reach an endpoint of ``destination``."""
+    def begin(self, destination: Destination, direction: str, objection: Objection | None = None) -> None:
+        """Reach an endpoint of ``destination``. ``objection`` is for :meth:`Joiner.join`."""
         self._destination = destination
         self.direction = direction
+        self._objection = objection
         self._attempt()
+
+    def revise(self, denied: Set[str]) -> None:
+        """Ask again whether it may go on; until it is joined, when the joiner asks."""
+        if not denied.isdisjoint(self.stream.peer) or (self._objection is not None and self._objection()):
+            self.refuse("UAEX")
 
     def _attempt(self) -> None:
         destination = self._destination
@@ -167,7 +218,7 @@ class Tunnel:
             self.stream.write(self._reply("-"))
         self._reporter.tunnel_opened(self)
         ahead, self.ahead = self.ahead, b""
-        self._joiner.join(self.stream, stream, self._joined_over, ahead)
+        self._joiner.join(self.stream, stream, self._joined_over, ahead, objection=self._objection)
 
     def not_opened(self, reason: str) -> None:
         """It has not: the next one."""

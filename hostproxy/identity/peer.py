@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import re
 import ssl
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from functools import lru_cache
+from typing import NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
-from hostproxy.mesh.spiffe import InvalidName, SpiffeId
+from hostproxy.mesh.spiffe import InvalidName, SpiffeId, host_of_dns_name
 
 CALLER = ExtendedKeyUsageOID.CLIENT_AUTH  # the purpose that a calling peer's certificate must have
 CALLEE = ExtendedKeyUsageOID.SERVER_AUTH  # the purpose that a called peer's certificate must have
@@ -41,6 +42,7 @@ SEVERAL_URI_SANS = "several-uri-sans"
 BAD_SPIFFE_ID = "bad-spiffe-id"
 WRONG_TRUST_DOMAIN = "wrong-trust-domain"
 WRONG_IDENTITY = "wrong-identity"
+DENIED_IDENTITY = "denied-identity"
 AUTHORITY_BIT = "authority-bit"
 KEY_USAGE = "key-usage"
 WRONG_PURPOSE = "wrong-purpose"
@@ -63,6 +65,7 @@ REMEDIES = {
     NO_CERTIFICATE: "the peer is no hostproxy, or its client was given no certificate",
     WRONG_TRUST_DOMAIN: "the peer belongs to another mesh: compare [mesh] trust_domain on both hosts",
     WRONG_IDENTITY: "the address belongs to another service by now: compare the catalog with what runs there",
+    DENIED_IDENTITY: "the controller has barred this service or host; `hostproxy-controller hosts` shows who is",
     WRONG_PROTOCOL: "compare the protocol that policy and [[service]] give the service on both hosts",
     EXPIRED: "renew the peer's certificate; if it is not past its end, a clock is wrong (clock skew)",
     NOT_YET_VALID: "compare the clocks of both hosts (clock skew)",
@@ -76,6 +79,8 @@ REMEDIES = {
 # Whose traffic a mesh port takes: the certificates of controllers and operators are for another interface.
 CARRIERS = ("service", "host")
 
+NOBODY: frozenset[str] = frozenset()
+
 
 class PeerRefused(Exception):
     """The peer's certificate is not one of this mesh, or not the one wanted."""
@@ -86,18 +91,29 @@ class PeerRefused(Exception):
         self.detail = detail  # a sentence for the log
 
 
-def peer_identity(der: bytes | None, trust_domain: str, expected: str | None = None) -> str:
-    """The SPIFFE ID of a peer whose chain OpenSSL has verified; raises :class:`PeerRefused`.
+class Peer(NamedTuple):
+    """Who the other end is."""
+
+    uri: str  # SPIFFE ID
+    identities: frozenset[str]  # that, and the SPIFFE IDs of the hosts that its certificate is for
+
+
+def peer_identity(der: bytes | None, trust_domain: str, expected: str | None = None, denied: Set[str] = NOBODY) -> Peer:
+    """Who a peer is whose chain OpenSSL has verified; raises :class:`PeerRefused`.
 
     Without ``expected`` the peer is a caller, and whether it may call is decided later by policy. With it the
-    peer was called, and must be exactly that, because the address alone proves nothing.
+    peer was called, and must be exactly that, because the address alone proves nothing. ``denied`` are the SPIFFE IDs
+    of services and hosts that are refused.
     """
     if not der:
         raise PeerRefused(NO_CERTIFICATE, "the peer showed no certificate")
-    identity = _identity(der, trust_domain, CALLER if expected is None else CALLEE)
-    if expected is not None and identity != expected:
-        raise PeerRefused(WRONG_IDENTITY, f"the peer is {identity}, not {expected}")
-    return identity
+    peer = _identity(der, trust_domain, CALLER if expected is None else CALLEE)
+    if expected is not None and peer.uri != expected:
+        raise PeerRefused(WRONG_IDENTITY, f"the peer is {peer.uri}, not {expected}")
+    if denied:
+        for identity in sorted(peer.identities & denied):
+            raise PeerRefused(DENIED_IDENTITY, f"{identity} is denied")
+    return peer
 
 
 def peer_protocol(tls: ssl.SSLObject) -> str:
@@ -114,7 +130,7 @@ def peer_protocol(tls: ssl.SSLObject) -> str:
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _identity(der: bytes, trust_domain: str, purpose: x509.ObjectIdentifier) -> str:
+def _identity(der: bytes, trust_domain: str, purpose: x509.ObjectIdentifier) -> Peer:
     # Remembered by the whole certificate, so nothing that differs in one bit shares a verdict. Refusals raise
     # and are not remembered.
     if len(der) > MAX_CERTIFICATE:
@@ -128,7 +144,9 @@ def _identity(der: bytes, trust_domain: str, purpose: x509.ObjectIdentifier) -> 
     identity = spiffe_id(certificate)
     if identity.kind not in CARRIERS:
         raise PeerRefused(BAD_SPIFFE_ID, f"{identity} carries no traffic: services and hosts do")
-    return str(identity)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    hosts = (host_of_dns_name(trust_domain, name) for name in names.get_values_for_type(x509.DNSName))
+    return Peer(str(identity), frozenset([str(identity), *(str(host) for host in hosts if host is not None)]))
 
 
 def spiffe_id(certificate: x509.Certificate) -> SpiffeId:

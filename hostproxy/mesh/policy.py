@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
 
-from hostproxy.mesh import names
-from hostproxy.mesh.document import POLICY_SIZE, Document, Invalid, Problem, read
+from hostproxy.mesh import names, rules
+from hostproxy.mesh.document import POLICY_SIZE, Document, Invalid, Problem, parse, read
 from hostproxy.mesh.findings import Findings
-from hostproxy.mesh.kinds import Duration, Flag, Integer, ListOf, Text, shown
+from hostproxy.mesh.kinds import Duration, Flag, Integer, ListOf, MapOf, Text, shown
+from hostproxy.mesh.rules import Rule
 from hostproxy.mesh.schema import Key, NamedTables, Table, Tables
 from hostproxy.mesh.subsets import SUBSET, SUBSETS, Subset, check_subset, unknown_subset
-from hostproxy.mesh.units import Wrong
 
 PROTOCOLS = ("http", "http2", "grpc", "tcp")
 BALANCE = ("least-request", "round-robin", "random")
 PREFER = ("none", "zone", "round-trip")
-EVERYONE = "*"  # in ``from``: every caller with an identity of the mesh
+ACCESS = ("allow", "deny")
+RULE_KINDS = ("allow", "deny")
 
 FILES = 1000  # of a policy directory; a file for each service of a large mesh
 SERVICES = 10_000  # in a file
-RULES = 1000  # of a service; they are tried one after the other
+RULES = 1000  # of a service and kind
+# Callers times paths, of all rules of a service: they are indexed by both, and 100,000 take a worker some 40 MB.
+COMBINATIONS = 100_000
 DATACENTERS = 16  # of failover
 HOUR = 3600.0
-
-_METHOD = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,64}")  # token, RFC 9110 section 9.1
-_STANDARD_METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "CONNECT", "OPTIONS", "TRACE"}
-_PATH = re.compile(r"/[!-~]{0,1023}")
-
-
-class AllowRule(msgspec.Struct, frozen=True):
-    """Callers, methods and paths that may pass. Empty methods or paths mean all."""
-
-    callers: tuple[str, ...]  # service names, or "*"
-    methods: tuple[str, ...]
-    paths: tuple[str, ...]  # exact, or a prefix when it ends with "*"
-    source: str  # "policy.toml:12"
 
 
 class ServicePolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +39,10 @@ class ServicePolicy(msgspec.Struct, frozen=True, kw_only=True):
     permissive: bool = False  # plain text to instances whose host has no hostproxy
     timeout: float = 0.0  # seconds for a whole call, retries included; 0: none
     balance: str = BALANCE[0]
-    allow: tuple[AllowRule, ...] = ()
+    access: str | None = None  # "allow", "deny"; None: as for all services
+    access_source: str = ""  # "payments.toml:3"
+    allow: tuple[Rule, ...] = ()
+    deny: tuple[Rule, ...] = ()  # wins over allow
     prefer: str = PREFER[0]  # what makes an instance of the own datacenter near
     failover: tuple[str, ...] | None = None  # datacenters after the own, in order; None: all others, at once
     panic_threshold: int = 50  # percent of healthy instances below which health is ignored; 0: never
@@ -64,57 +57,47 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     default_source: str = ""  # "policy.toml:3"
     services: dict[str, ServicePolicy] = {}
 
-
-def method(text: str) -> str:
-    """Return an HTTP method, which is case-sensitive. Raises :class:`Wrong`."""
-    if not _METHOD.fullmatch(text):
-        raise Wrong("is not an HTTP method")
-    if text not in _STANDARD_METHODS and text.upper() in _STANDARD_METHODS:
-        raise Wrong("is not an HTTP method", f'did you mean "{text.upper()}"?')
-    return text
-
-
-def path_pattern(text: str) -> str:
-    """Return a path, or a prefix of paths that ends with ``*``. Raises :class:`Wrong`."""
-    if not _PATH.fullmatch(text):
-        raise Wrong("is not a path", 'it starts with "/" and has printable ASCII characters, at most 1024')
-    if "?" in text or "#" in text:
-        raise Wrong("has more than a path", "rules see the path only: leave out the query and the fragment")
-    if "*" in text[:-1]:
-        raise Wrong('has "*" before its end', 'only "/prefix*" is a pattern')
-    if any(segment in (".", "..") for segment in text.split("/")):
-        raise Wrong('has "." or ".." segments, which no request has when rules see it')
-    return text
+    def default(self, service: str) -> tuple[bool, str]:
+        """Whether calls of ``service`` that no rule speaks of are allowed, and what says so."""
+        rules = self.services.get(service, _SILENT)
+        if rules.access is not None:
+            return rules.access == "allow", f"{rules.access_source}: [service.{service}] access"
+        if rules.allow:
+            return False, f"{rules.allow[0].source}: no allow rule of service.{service} matches"
+        if self.default_access is not None:
+            return self.default_access == "allow", f"{self.default_source}: [defaults] access"
+        return True, "no policy speaks of this service"
 
 
-def caller(text: str) -> str:
-    """Return the name of a calling service, or ``*``. Raises :class:`Wrong`."""
-    return text if text == EVERYONE else names.service(text)
+_SILENT = ServicePolicy()
 
 
 def _rule(**values: Any) -> dict[str, Any]:
-    return {"callers": values["from"], "methods": values["methods"], "paths": values["paths"]}
+    headers = tuple(sorted(values["headers"].items()))
+    return {"callers": values.pop("from"), **values, "headers": headers}
 
 
-_MEANS_ALL = "leave the key out to allow all of them"
+_MEANS_ALL = "leave the key out, and it means all of them"
 
-ALLOW = Table(
+RULE = Table(
     _rule,
     Key(
         "from",
-        ListOf(Text(caller), least=1, if_empty='write "*" to allow every service of the mesh'),
-        "the services that may call",
+        ListOf(Text(rules.caller), least=1, if_empty='write "*" to mean every service of the mesh'),
+        "the services that call",
     ),
+    Key("methods", ListOf(Text(rules.method), least=1, if_empty=_MEANS_ALL), "the methods they use", default=()),
+    Key("paths", ListOf(Text(rules.path), least=1, if_empty=_MEANS_ALL), "the paths they ask for", default=()),
     Key(
-        "methods", ListOf(Text(method), least=1, if_empty=_MEANS_ALL), "the methods they may use", default=()
+        "headers",
+        MapOf(rules.header_name, Text(rules.header_value), most=rules.HEADERS),
+        "the header fields that their requests have",
+        default={},
     ),
-    Key(
-        "paths",
-        ListOf(Text(path_pattern), least=1, if_empty=_MEANS_ALL),
-        "the paths they may ask for",
-        default=(),
-    ),
+    Key("audit", Flag(), "whether the rule only logs and counts what it would do", default=False),
 )
+
+_NO_RULE = "leave it out, and access decides"
 
 SERVICE = Table(
     dict,
@@ -124,12 +107,9 @@ SERVICE = Table(
     ),
     Key("timeout", Duration(0.0, 24 * HOUR), "the time for a whole call, retries included", default=0.0),
     Key("balance", Text(choices=BALANCE), "how an instance is picked", default=BALANCE[0]),
-    Key(
-        "allow",
-        Tables(ALLOW, least=1, most=RULES, if_empty="leave it out, and [defaults] access decides"),
-        "who may call",
-        default=(),
-    ),
+    Key("access", Text(choices=ACCESS), "what holds where no rule does, instead of [defaults] access", default=None),
+    Key("allow", Tables(RULE, least=1, most=RULES, if_empty=_NO_RULE), "who may call", default=()),
+    Key("deny", Tables(RULE, least=1, most=RULES, if_empty=_NO_RULE), "who may not, whatever is allowed", default=()),
     Key("prefer", Text(choices=PREFER), "which instances of the own datacenter are tried first", default=PREFER[0]),
     Key(
         "failover",
@@ -153,7 +133,7 @@ POLICY = Table(
         "defaults",
         Table(
             dict,
-            Key("access", Text(choices=("allow", "deny")), "what holds where no rule does", default=None),
+            Key("access", Text(choices=ACCESS), "what holds where no rule does", default=None),
         ),
         "what holds for every service",
     ),
@@ -163,11 +143,25 @@ POLICY = Table(
 
 def load(path: str) -> Policy:
     """Read a policy file, or all ``*.toml`` of a directory as one. Raises :class:`Invalid`."""
+    return _merged(partial(read, file, POLICY_SIZE) for file in _files(path))
+
+
+def parse_files(files: Mapping[str, bytes]) -> Policy:
+    """Make one policy of files in memory, by name; without any it is the policy that says nothing.
+
+    Raises :class:`Invalid`.
+    """
+    if len(files) > FILES:
+        raise Invalid([Problem("policy", 0, 0, "", f"has {len(files)} files, the most is {FILES}")])
+    return _merged(partial(parse, files[name], name, POLICY_SIZE) for name in sorted(files))
+
+
+def _merged(documents: Iterable[Callable[[], Document]]) -> Policy:
     problems: list[Problem] = []
     merge = _Merge()
-    for file in _files(path):
+    for document in documents:
         try:
-            merge.add(read(file, POLICY_SIZE), problems)
+            merge.add(document(), problems)
         except Invalid as invalid:
             problems.extend(invalid.problems)
     # What a file with a problem defines isn't known, so nothing can be said to be missing.
@@ -210,10 +204,11 @@ class _Merge:
             for name, raw in document.data.get("service", {}).items():
                 values = read["service"][name]
                 self._check(name, raw, values, findings)
-                values["allow"] = tuple(
-                    AllowRule(**rule, source=_source(document, ("service", name, "allow", index)))
-                    for index, rule in enumerate(values["allow"])
-                )
+                for kind in RULE_KINDS:
+                    values[kind] = tuple(
+                        Rule(**rule, source=_source(document, ("service", name, kind, index)))
+                        for index, rule in enumerate(values[kind])
+                    )
                 subsets = values.pop("subset")
                 self._take(("service", name), {key: raw[key] for key in raw if key != "subset"}, values, findings)
                 self._take(("service", name, "subset"), raw.get("subset", {}), subsets, findings)
@@ -237,13 +232,18 @@ class _Merge:
     def _check(name: str, raw: Mapping[str, Any], values: Mapping[str, Any], findings: Findings) -> None:
         for subset, criteria in raw.get("subset", {}).items():
             check_subset(criteria, ("service", name, "subset", subset), findings)
-        if values["protocol"] != "tcp":
-            return
-        for index, rule in enumerate(values["allow"]):
-            for key in ("methods", "paths"):
-                if rule[key]:
-                    path = ("service", name, "allow", index, key)
-                    findings.add(path, f"means nothing with protocol = {shown('tcp')}", "leave it out")
+        for kind in RULE_KINDS:
+            combinations = 0
+            for index, rule in enumerate(values[kind]):
+                path = ("service", name, kind, index)
+                combinations += len(rule["callers"]) * max(1, len(rule["paths"]))
+                if combinations > COMBINATIONS:
+                    findings.add(path, f"brings the callers times paths of this service to more than {COMBINATIONS}")
+                    break
+                if values["protocol"] == "tcp":
+                    for key in ("methods", "paths", "headers"):
+                        if rule[key]:
+                            findings.add((*path, key), f"means nothing with protocol = {shown('tcp')}", "leave it out")
 
     def problems(self) -> list[Problem]:
         """What no file shows alone."""
@@ -270,6 +270,8 @@ class _Merge:
                 values.setdefault("subsets", {})[path[3]] = value
             else:
                 values[path[2]] = value
+            if path[2] == "access":
+                values["access_source"] = self.given[path]
         access = ("defaults", "access")
         return Policy(
             default_access=self.values.get(access),

@@ -92,6 +92,22 @@ class SpiffeId:
         return cls(trust_domain, kind, name)  # type: ignore[arg-type]  # __post_init__ refuses another kind
 
 
+def host_dns_name(trust_domain: str, host: str) -> str:
+    """The DNS name that certificates of services have beside their URI, to tell which host they are for."""
+    return f"{host}.host.{trust_domain}"
+
+
+def host_of_dns_name(trust_domain: str, name: str) -> SpiffeId | None:
+    """The host that such a name tells; ``None`` for other names."""
+    host = name.removesuffix(f".host.{trust_domain}")
+    if host == name:
+        return None
+    try:
+        return SpiffeId.host(trust_domain, host)
+    except InvalidName:
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class ServerName:
     """What a TLS client asks for: ``SERVICE.DATACENTER.TRUST_DOMAIN``. ``str()`` gives the dotted name."""

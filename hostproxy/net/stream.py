@@ -86,6 +86,7 @@ class Stream:
     )
 
     secure = False
+    peer: frozenset[str] = frozenset()  # SPIFFE IDs that the other end has proved
     failure = ""  # what ended the TLS session, in a stream that has one
 
     def __init__(self, reactor: MeshReactor, sock: socket.socket, owner: Owner) -> None:

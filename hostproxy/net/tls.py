@@ -39,7 +39,7 @@ class SecureOwner(Owner, Protocol):
 class TlsStream(Stream):
     """A connected socket with TLS inside. ``write`` may be called only after ``secured``."""
 
-    __slots__ = ("_decrypt", "_encrypt", "_incoming", "_outgoing", "established", "failure", "tls")
+    __slots__ = ("_decrypt", "_encrypt", "_incoming", "_outgoing", "established", "failure", "peer", "tls")
 
     secure = True
 
@@ -63,6 +63,7 @@ class TlsStream(Stream):
         self._encrypt = self.tls.write
         self.established = False
         self.failure = ""  # what ended the TLS session, when that was an error of TLS
+        self.peer = frozenset()  # whoever verifies the certificate says
         if not server_side:
             self._shake_hands()
 

@@ -73,13 +73,15 @@ class AccessRecord(msgspec.Struct, kw_only=True, gc=False):
     tls: str = ""  # version, for example TLSv1.3; empty: plain text
     request_id: str = ""
     denied_by: str = ""  # the rule (file:line) or default that denied it
+    audit: str = ""  # what rules with audit = true would have done: "deny payments.toml:12"
 
 
 class AccessLogWriter:
     """Writes records to ``path``. All methods return at once except :meth:`flush` and :meth:`close`.
 
     ``sample`` is the share of successes that is logged, judged by ``random`` (gives 0 <= x < 1). Failures,
-    which are statuses from 500 and all that carry a flag, are always logged. ``clock`` gives Unix seconds.
+    which are statuses from 500 and all that carry a flag, are always logged, and so is what rules with audit = true
+    speak of. ``clock`` gives Unix seconds.
 
     Several workers may write to one file: it is opened with O_APPEND and each write holds whole lines. On a
     local file the kernel keeps such writes apart; only a disk that fills up within a line can tear one.
@@ -139,6 +141,7 @@ class AccessLogWriter:
             self._sample < 1.0
             and record.status < 500
             and record.flags == NONE
+            and not record.audit
             and self._random() >= self._sample
         ):
             return

@@ -98,7 +98,9 @@ class Dial:
         assert security is not None
         metrics = self._shared.metrics
         try:
-            peer_identity(stream.tls.getpeercert(True), security.trust_domain, security.expected)
+            peer = peer_identity(
+                stream.tls.getpeercert(True), security.trust_domain, security.expected, self._shared.denied
+            )
             peer_protocol(stream.tls)
         except PeerRefused as error:
             metrics.count("tls_handshakes_total", ("client", "refused", error.reason))
@@ -108,6 +110,7 @@ class Dial:
         metrics.count("tls_handshakes_total", ("client", "ok", ""))
         self._shared.deadlines.forget(self)
         self._stream = None
+        stream.peer = peer.identities
         self._dialler.dialled(self, stream)
 
     def handshake_failed(self, error: Exception) -> None:
@@ -160,7 +163,7 @@ class Dialling:
 
     log = Logger()
 
-    __slots__ = ("deadlines", "head_limits", "limits", "mesh_head_limits", "metrics", "reactor")
+    __slots__ = ("deadlines", "denied", "head_limits", "limits", "mesh_head_limits", "metrics", "reactor")
 
     def __init__(
         self, reactor: MeshReactor, deadlines: Deadlines, limits: Limits, metrics: WorkerMetrics
@@ -168,6 +171,7 @@ class Dialling:
         self.reactor = reactor
         self.deadlines = deadlines
         self.metrics = metrics
+        self.denied: frozenset[str] = frozenset()  # SPIFFE IDs of peers that are refused
         self.bound(limits)
 
     def bound(self, limits: Limits) -> None:

@@ -83,9 +83,12 @@ def test_live_and_ready_do_not_wait_for_a_thread(pages, reactor, state):
     assert reactor.threads.work == []
 
 
+NEEDED = {b"/why": b"from=cart&url=http://payments/"}
+
+
 @pytest.mark.parametrize("path", [path.encode() for path in INDEX])
 def test_every_path_of_the_index_answers(pages, reactor, path):
-    results = answered(pages.respond(ask(path)))
+    results = answered(pages.respond(ask(path, query=NEEDED.get(path, b""))))
     reactor.threads.run()
     assert results[0].status == 200
     assert results[0].body
@@ -103,6 +106,7 @@ def test_the_index_lists_the_paths(pages):
         "/config",
         "/catalog",
         "/discovery",
+        "/why",
         "/snapshot",
     }
 

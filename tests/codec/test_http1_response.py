@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from hostproxy.codec.http1 import CHUNKED, UNTIL_CLOSE, ProtocolError, ResponseError, ResponseHead
+from hostproxy.codec.http1 import CHUNKED, UNTIL_CLOSE, ProtocolError, ResponseError, ResponseHead, parse_response
 from tests.codec.reading import LIMITS, at_line_ends, find, head, lines_of, read_response, single_bytes
 
 OK = b"HTTP/1.1 200 OK"
@@ -117,9 +117,9 @@ LEGAL: list[tuple[bytes, bytes, dict[str, Any]]] = [
     (ok(b"Upgrade: h2c, websocket"), b"GET", {}),
     (ok(b"Connection: upgrade", b"Upgrade: h2c"), b"GET", {}),
     (
-        ok(b"X-Hostproxy-Caller: x", b"X_Forwarded_Client_Cert: y"),
+        ok(b"X-Hostproxy-Reason: x", b"X_Hostproxy_Reason: x", b"X_Forwarded_Client_Cert: y", b"X-Host: z"),
         b"GET",
-        {"stripped": 1, "fields": [b"X-Hostproxy-Caller: x"]},
+        {"stripped": 3, "fields": [b"X-Host: z"]},
     ),
     (ok(b"Content_Length: 6", b"Transfer_Encoding: chunked"), b"GET", {"stripped": 2}),
     (
@@ -300,3 +300,9 @@ def test_a_remembered_status_line_is_still_measured() -> None:
     read_response([data])
     with pytest.raises(ResponseError, match="start-line-too-long"):
         read_response([data], limits=LIMITS._replace(request_line=10))
+
+
+def test_the_reason_of_another_hostproxy_passes_and_no_claim_of_identity() -> None:
+    data = ok(b"X-Hostproxy-Reason: x", b"X-Forwarded-Client-Cert: y")
+    head = parse_response(data, len(data), LIMITS, b"GET", from_peer=True)
+    assert (head.fields, head.stripped) == (b"X-Hostproxy-Reason: x\r\n", 1)

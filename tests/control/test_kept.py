@@ -11,7 +11,8 @@ import msgspec
 from hostproxy.control import kept as kept_module
 from hostproxy.control.kept import Keeper, Kept, load, path_in, save
 from hostproxy.discovery.catalog import Instance
-from hostproxy.mesh.policy import AllowRule, Policy, ServicePolicy
+from hostproxy.mesh.policy import Policy, ServicePolicy
+from hostproxy.mesh.rules import Rule
 from tests.control.conftest import TurnedReactor
 
 KEPT = Kept(
@@ -19,7 +20,7 @@ KEPT = Kept(
     catalog_path="/catalog.toml",
     catalog={"payments": (Instance("payments", "h1", "10.0.0.1:9000", tags=("blue",)),)},
     policy_path="/policy.toml",
-    policy=Policy(services={"payments": ServicePolicy(allow=(AllowRule(("*",), (), (), "p:1"),))}),
+    policy=Policy(services={"payments": ServicePolicy(allow=(Rule(("*",), (), (), "p:1"),))}),
 )
 
 
@@ -29,6 +30,16 @@ def test_it_comes_back_as_it_was(tmp_path: Path) -> None:
     assert load(directory) == KEPT
     assert stat.S_IMODE(os.stat(path_in(directory)).st_mode) == 0o600
     assert os.listdir(directory) == ["last-good.msgpack"]
+
+
+def test_many_services_and_a_large_one_come_back_too(tmp_path: Path) -> None:
+    def instances(name: str, count: int) -> tuple[Instance, ...]:
+        return tuple(Instance(name, f"h{number}", f"10.0.0.1:{number}") for number in range(count))
+
+    catalog = {f"s{size}": instances(f"s{size}", size) for size in (*range(40), 255, 256, 257, 70_000)}
+    kept = msgspec.structs.replace(KEPT, catalog=catalog)
+    save(str(tmp_path), kept)
+    assert load(str(tmp_path)) == kept
 
 
 def test_what_cannot_be_used_is_nothing(tmp_path: Path) -> None:

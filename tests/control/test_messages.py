@@ -9,7 +9,8 @@ import pytest
 
 from hostproxy.control import messages
 from hostproxy.control.messages import LATEST_WINS, WITH_DESCRIPTOR, Down, Up
-from hostproxy.snapshot import AllowRule, Delta, Identity, Listener, Local
+from hostproxy.mesh.rules import Rule
+from hostproxy.snapshot import Delta, Identity, Listener, Local
 from tests.control.test_handle import snapshot
 
 EXAMPLES: dict[type[messages.Message], messages.Message] = {
@@ -18,7 +19,7 @@ EXAMPLES: dict[type[messages.Message], messages.Message] = {
         messages.Apply(
             snapshot(
                 1,
-                locals={"a": Local("a", "http", ("x:1",), (AllowRule(("*",), (), ("/*",), "p:1"),))},
+                locals={"a": Local("a", "http", ("x:1",), (Rule(("*",), (), ("/*",), "p:1"),))},
                 identities={"a": Identity("a", "spiffe://d/service/a", b"c", b"k")},
             )
         ),

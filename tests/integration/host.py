@@ -110,7 +110,7 @@ class Host:
             "log": {"access": {"path": str(directory / "access.log")}},
         }
         self.catalog: list[dict[str, Any]] = []
-        self.policy: dict[str, Any] = {"service": {}}
+        self.policy: dict[str, Any] = {"defaults": {"access": "allow"}, "service": {}}
         self.process: subprocess.Popen[bytes] | None = None
         self._sessions: list[int] = []
         (directory / "state").mkdir(exist_ok=True)

@@ -152,7 +152,7 @@ class Pair:
     def reset(self) -> None:
         """Files as at the start."""
         self.alpha.catalog = [self.meshed]
-        self.beta.policy = {"service": {}}
+        self.beta.policy = {"defaults": {"access": "allow"}, "service": {}}
         self.alpha.write()
         self.beta.write()
 

@@ -43,7 +43,7 @@ KEYS = [
         "bytes_out",
         "dur_ms",
     ),
-    *("ttfb_ms", "tls", "request_id", "denied_by"),
+    *("ttfb_ms", "tls", "request_id", "denied_by", "audit"),
 ]
 
 
@@ -122,6 +122,14 @@ def test_the_milliseconds_follow_the_clock(opened, tmp_path):
     assert writer.flush()
     stamps = [line["ts"][17:] for line in lines(tmp_path / "access.log")]
     assert stamps == ["40.000Z", "40.999Z", "41.000Z", "39.500Z"]
+
+
+def test_what_an_audit_rule_speaks_of_is_not_sampled(opened, tmp_path):
+    writer = opened(tmp_path / "access.log", sample=0.25, random=Chances(0.9))
+    writer.write(record("/left-out"))
+    writer.write(record("/taken", audit="deny p.toml:1"))
+    assert writer.flush()
+    assert [(line["path"], line["audit"]) for line in lines(tmp_path / "access.log")] == [("/taken", "deny p.toml:1")]
 
 
 def test_successes_are_sampled_and_failures_are_not(opened, tmp_path):

@@ -105,8 +105,10 @@ class FieldLines:
 
     __slots__ = ("_error", "_kinds", "_names", "_older", "_reserved", "recent")
 
-    def __init__(self, kinds: Mapping[bytes, int], error: type[ProtocolError], reserved: bytes) -> None:
-        """``reserved`` is the beginning (lower case) of names that nobody else may use towards an instance."""
+    def __init__(
+        self, kinds: Mapping[bytes, int], error: type[ProtocolError], reserved: bytes | tuple[bytes, ...]
+    ) -> None:
+        """``reserved`` are beginnings (lower case) of names that are taken out: only a hostproxy may use them."""
         self._reserved = reserved
         self._kinds = kinds
         self._error = error
@@ -255,5 +257,6 @@ def joined(values: bytes, value: bytes) -> bytes:
 
 
 REQUEST_FIELDS = FieldLines(REQUEST_KINDS, RequestError, b"x-hostproxy-")
-# X-Hostproxy-Reason of the callee's host is for the caller to read: nothing believes it.
-RESPONSE_FIELDS = FieldLines(RESPONSE_KINDS, ResponseError, b"x-forwarded-client-")
+RESPONSE_FIELDS = FieldLines(RESPONSE_KINDS, ResponseError, (b"x-forwarded-client-", b"x-hostproxy-"))
+# From another hostproxy: its X-Hostproxy-Reason is for the caller to read, and no instance behind it can forge one.
+PEER_RESPONSE_FIELDS = FieldLines(RESPONSE_KINDS, ResponseError, b"x-forwarded-client-")

@@ -6,7 +6,7 @@ import msgspec
 
 from hostproxy.codec.http1 import fields
 from hostproxy.codec.http1.errors import ResponseError
-from hostproxy.codec.http1.fields import PLAIN_FIELD, RESPONSE_FIELDS
+from hostproxy.codec.http1.fields import PEER_RESPONSE_FIELDS, PLAIN_FIELD, RESPONSE_FIELDS
 from hostproxy.codec.http1.head import HeadLimits, check_sizes
 from hostproxy.codec.http1.request import CHUNKED
 from hostproxy.codec.http1.startline import parse_status_line
@@ -32,8 +32,13 @@ class ResponseHead(msgspec.Struct):
         return f"<ResponseHead {self.status}, length {self.length}>"
 
 
-def parse_response(buffer: bytes, end: int, limits: HeadLimits, request_method: bytes) -> ResponseHead:
-    """Parse the head ``buffer[:end]``, where ``end`` comes from ``find_head_end``. Raises ResponseError."""
+def parse_response(
+    buffer: bytes, end: int, limits: HeadLimits, request_method: bytes, from_peer: bool = False
+) -> ResponseHead:
+    """Parse the head ``buffer[:end]``, where ``end`` comes from ``find_head_end``. Raises ResponseError.
+
+    ``from_peer``: another hostproxy has sent it, which may use fields that no instance may.
+    """
     lines = buffer[: end - 4].split(b"\r\n")
     status_line = lines.pop(0)
     if end > limits.header_size or end > limits.request_line or len(lines) > limits.header_count:
@@ -51,11 +56,12 @@ def parse_response(buffer: bytes, end: int, limits: HeadLimits, request_method: 
     upgrade = via = b""
     named: frozenset[bytes] | None = None
     passing: list[bytes] = []
-    remembered = RESPONSE_FIELDS.recent
+    known = PEER_RESPONSE_FIELDS if from_peer else RESPONSE_FIELDS
+    remembered = known.recent
     for line in lines:
         field = remembered.get(line)
         if field is None:
-            field = RESPONSE_FIELDS.meaning(line)
+            field = known.meaning(line)
         if field is PLAIN_FIELD:
             passing.append(line)
             continue
