@@ -119,7 +119,7 @@ CONSUL = Table(
     Key(
         "leave",
         Duration(0.0, MINUTE),
-        "how long to go on serving after deregistration, so that callers can learn of it",
+        "how long to go on serving in maintenance before deregistration, so that callers can learn of it",
     ),
     Key(
         "allow",

@@ -98,7 +98,7 @@ class Consul:
     # Its life
 
     def start(self, wait: bool = True) -> Consul:
-        """Start it; with ``wait``, until a leader is known to it."""
+        """Start it; with ``wait``, until a leader is known to it. It ends with the *thread* that calls this."""
         configuration = self.directory / "agent.json"
         configuration.write_text(json.dumps(self.settings))
         log = (self.directory / "log").open("ab")

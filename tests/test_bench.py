@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from twisted.logger import LogLevel
 
 from hostproxy import config
+from hostproxy.control.logs import Lines
 from hostproxy.mesh import policy
-from tests.bench import certificates, load, measure, processes, report
+from tests.bench import certificates, discovery, load, measure, processes, report
 from tests.bench.__main__ import main
 from tests.bench.cases import CASES, Case
 from tests.bench.measure import Spread
@@ -295,6 +297,27 @@ class TestConfigurations:
         moved = {**SERVICES, "payments": ("127.0.2.1:8080", "127.0.2.11:8080")}
         assert changed(SERVICES, moved) == [("payments", 1, "127.0.2.11:8080")]
         assert changed(SERVICES, SERVICES) == []
+
+
+class TestDiscovery:
+    def test_news_are_found_in_the_log_to_the_millisecond(self, tmp_path: Path) -> None:
+        written: list[bytes] = []
+        event = {"log_level": LogLevel.info, "log_namespace": "hostproxy.supervisor.Supervisor"}
+        for process in ("supervisor[12]", "worker-0[13]"):
+            lines = Lines(process, "info", written.append)
+            for moment, text in ((1_700_000_000.125, "news is taken: snapshot 7"), (1_700_000_001.5, "reloaded /conf")):
+                lines({**event, "log_time": moment, "log_format": text})
+        log = tmp_path / "log"
+        log.write_bytes(b"".join(written))
+        assert discovery.moments(log) == [1_700_000_000.125]
+
+    def test_it_is_hostproxy_alone(self) -> None:
+        cases = [case for case in CASES if case.kind == "discovery"]
+        assert [(case.services, case.instances) for case in cases] == [(2_000, 20), (1, 10_000)]
+        outcome = Outcome("hostproxy")
+        outcome.add(told_ms=5, effect_ms=8, stall_ms=6, waited_ms=1, pss_mib=84, peak_mib=99)
+        table = report.table(cases[0], [outcome])
+        assert table.endswith("| hostproxy | 5.00 (5.00-5.00) | 8.00 (8.00-8.00) | 6.00 (6.00-6.00) | 1.00 (1.00-1.00) | 84.0 | 99.0 |")
 
 
 class TestReport:

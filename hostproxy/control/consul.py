@@ -145,8 +145,8 @@ class ConsulSource:
         )
 
     def leave(self) -> Deferred[None]:
-        """Take this host's services out of Consul; never fails, and is bounded in time."""
-        return self.registration.leave() if self._started else succeed(None)
+        """Take this host's services out of Consul, once callers had ``leave`` seconds to choose others; never fails."""
+        return self.registration.leave(self._config.discovery.consul.leave) if self._started else succeed(None)
 
     def stop(self) -> None:
         """Ask and tell no more."""

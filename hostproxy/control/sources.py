@@ -231,14 +231,6 @@ class Sources:
         self._subscriptions.append(consul.watch.subscribe(lambda _: self._changed()))
         self._subscriptions.append(consul.bands.subscribe(lambda _: self._changed()))
 
-    def give_way(self, successor: Sources) -> None:
-        """Watch no more: ``successor`` is in force. What it does not register is taken out of Consul."""
-        consul, other = self.consul, successor.consul
-        if consul is not None and consul.registers and not (other is not None and other.registers):
-            consul.leave().addBoth(lambda _: consul.stop())
-            self.consul = None
-        self.stop(successor)
-
     def stop(self, successor: Sources | None = None) -> None:
         """Watch no more, but for what ``successor`` goes on with."""
         for cancel in self._subscriptions:
@@ -254,7 +246,7 @@ class Sources:
             consul.stop()
         elif successor.consul is consul:
             consul.take(successor.config)
-        elif successor.consul is not None and successor.consul.address == consul.address:
+        elif successor.consul and successor.consul.registers and successor.consul.address == consul.address:
             consul.stop()  # the other one looks after what is registered there
         else:
             consul.leave().addBoth(lambda _: consul.stop())

@@ -7,8 +7,11 @@ from collections.abc import Mapping
 import msgspec
 
 
-class ServiceKnowledge(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known about one service in one datacenter. Times are Unix seconds, 0.0 for never."""
+class ServiceKnowledge(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What is known about one service in one datacenter. Times are Unix seconds, 0.0 for never.
+
+    Without tracking by the collector (it cannot be part of a cycle): there are thousands of them, made every second.
+    """
 
     service: str
     datacenter: str = ""

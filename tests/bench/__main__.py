@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.bench import certificates, origin, pump, report
+from tests.bench import certificates, discovery, origin, pump, report
 from tests.bench.cases import CASES, SERVICES, Case
 from tests.bench.measure import Watch
 from tests.bench.peers.envoy import Envoy
@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     tools = [f"{tool} is missing: {remedy}" for tool, remedy in _TOOLS.items() if not installed(tool)]
     if tools:
         parser.error("; ".join(tools))
+    if not any(peer.name == report.OURS for peer in peers):
+        cases = [case for case in cases if case.kind != "discovery"]
     protocols = {case.protocol for case in cases}
     absent = sorted(
         {f"{peer.name} {peer.absent(each)}" for peer in peers for each in protocols if peer.absent(each)}
@@ -122,7 +124,8 @@ def _measure(
     with Processes() as processes:
         stage = _stage(processes, cores[0], cores[-1], descriptors)
         for case in cases:
-            outcomes = run(case, peers, stage, plan)
+            alone = case.kind == "discovery"
+            outcomes = discovery.run(case, stage, plan) if alone else run(case, peers, stage, plan)
             results.append((case, outcomes))
             print(report.table(case, outcomes), end="\n\n", flush=True)
     disturbance = watch.disturbance()

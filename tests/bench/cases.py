@@ -9,10 +9,12 @@ from tests.bench import origin
 from tests.bench.load import Workload
 from tests.bench.peers.site import Protocol
 
-Kind = Literal["http", "tcp", "idle", "update"]
+Kind = Literal["http", "tcp", "idle", "update", "discovery"]
 SERVICES, INSTANCES = 50, 2
 """Configured in every HTTP case, so that routing and balancing have something to do; one takes the load."""
 UPDATE_SERVICES, UPDATE_INSTANCES = 1_000, 10
+WATCHED_SERVICES, WATCHED_INSTANCES = 2_000, 20
+LARGE = 10_000  # instances of one service
 IDLE_CONNECTIONS = 10_000
 ORDINARY = Workload(origin.PATHS[1024], 1024)
 
@@ -28,6 +30,8 @@ class Case:
     workload: Workload = ORDINARY
     paced: bool = False  # measured at a fixed rate too
     main: bool = False  # part of --quick, and given the full time in the long run
+    services: int = 0  # that are watched, in a case of discovery
+    instances: int = 0  # of each of them
 
     @property
     def protocol(self) -> Protocol:
@@ -65,5 +69,20 @@ CASES = (
         f"Update of one endpoint among {UPDATE_SERVICES:,} services x {UPDATE_INSTANCES}",
         "update",
         main=True,
+    ),
+    Case(
+        "discovery",
+        f"Change of one endpoint in Consul, {WATCHED_SERVICES:,} services x {WATCHED_INSTANCES} watched",
+        "discovery",
+        main=True,
+        services=WATCHED_SERVICES,
+        instances=WATCHED_INSTANCES,
+    ),
+    Case(
+        "discovery-large",
+        f"Change of one endpoint in Consul, in an answer of {LARGE:,} instances",
+        "discovery",
+        services=1,
+        instances=LARGE,
     ),
 )

@@ -57,6 +57,14 @@ _COLUMNS: Mapping[Kind, tuple[Column, ...]] = {
         Column("CPU ms/s meanwhile", "idle_cpu_ms"),
         *_MEMORY,
     ),
+    "discovery": (
+        Column("ms until the worker is told", "told_ms", spread=True),
+        Column("ms until it takes traffic", "effect_ms", spread=True),
+        Column("longest stall of the supervisor ms", "stall_ms", spread=True),
+        Column("of which without a CPU ms", "waited_ms", spread=True),
+        Column("PSS MiB of the supervisor", "pss_mib"),
+        Column("peak RSS MiB", "peak_mib"),
+    ),
     "update": (
         Column("ms until it takes traffic", "effect_ms", spread=True, ratio=True),
         Column("CPU ms", "update_cpu_ms", spread=True, ratio=True),
@@ -182,6 +190,8 @@ def notes(about: Mapping[str, Any], peers: Sequence[Peer]) -> str:
         f"- Client: wrk, {CONNECTIONS} connections, one thread, 500 different requests of ten header fields; "
         f"at {RATE:,}/s an open loop, latency from the moment at which a request was due; '{DIRECT}' is that "
         "client at the origin itself. A single failed or non-200 request makes a row invalid.",
+        "- Changes in Consul: hostproxy alone, from a scripted Consul on the client's core. Time runs from when "
+        "that is told of the change; the stall is the longest time that a GET of /live, asked every 5 ms, waited.",
         "- PSS and peak RSS (VmHWM) are sums over the processes. Idle connections: growth of PSS, kernel "
         "buffers not included.",
     ]

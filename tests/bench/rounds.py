@@ -70,20 +70,20 @@ def run(case: Case, peers: Sequence[Peer], stage: Stage, plan: Plan) -> list[Out
     present = [peer for peer in peers if not outcomes[peer.name].absent]
     if case.kind == "idle":
         for peer in present:
-            with _blamed(outcomes[peer.name]):
+            with blamed(outcomes[peer.name]):
                 _idle(case, peer, stage, outcomes[peer.name])
         return list(outcomes.values())
     works: list[Work] = []
     try:
         for peer in present:
-            with _blamed(outcomes[peer.name]):
+            with blamed(outcomes[peer.name]):
                 works.append(stage.start(peer, case))
         for step, rounds in _steps(case, stage, plan):
             for _ in range(rounds):
                 for work in works:
                     outcome = outcomes[work.peer.name]
                     if not outcome.failure:
-                        with _blamed(outcome):
+                        with blamed(outcome):
                             step(work, outcome)
         if case.paced:
             outcomes[DIRECT] = _direct(case, stage, plan)
@@ -94,7 +94,7 @@ def run(case: Case, peers: Sequence[Peer], stage: Stage, plan: Plan) -> list[Out
 
 
 @contextmanager
-def _blamed(outcome: Outcome) -> Iterator[None]:
+def blamed(outcome: Outcome) -> Iterator[None]:
     """Note a failure as this proxy's."""
     try:
         yield
@@ -153,7 +153,7 @@ def _direct(case: Case, stage: Stage, plan: Plan) -> Outcome:
     """The paced client at the origin itself, for the latency that a proxy adds."""
     outcome = Outcome(DIRECT)
     for _ in range(plan.rounds):
-        with _blamed(outcome):
+        with blamed(outcome):
             seen = load.paced(origin.ADDRESSES[0], stage.origin_port, case.workload, plan.short)
             outcome.add(paced_p50_ms=seen.p50 * 1e3, paced_p99_ms=seen.p99 * 1e3)
     return outcome

@@ -93,7 +93,7 @@ def test_policy_denies_and_allows_again(pair: Pair) -> None:
         assert fetch(pair.address, "/", method="POST").statuses == [403]
         assert answers(pair) == {b"0"}
         load.more(50)
-        pair.beta.policy = {"service": {}}
+        pair.beta.policy = {"defaults": {"access": "allow"}, "service": {}}
         pair.beta.write_policy()
         eventually(lambda: fetch(pair.address, "/other").statuses == [200], 3)
         load.more(50)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as OutOfTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from hostproxy.discovery.consul.definition import OWN
@@ -25,16 +26,25 @@ log = Logger()
 
 
 async def leave(
-    reactor: Any, client: TxConsul, idents: Collection[str], reason: str, deregistration: Callable[[str], Job]
+    reactor: Any,
+    client: TxConsul,
+    idents: Collection[str],
+    reason: str,
+    wait: float,
+    deregistration: Callable[[str], Job],
 ) -> None:
-    """Begin the maintenance of the services with these IDs, then deregister them; hostproxy itself is only the latter.
+    """Begin the maintenance of the services with these IDs, and deregister them ``wait`` seconds later.
 
-    Takes as long as the two bounds together at most. What was not done is logged.
+    Callers are to see the maintenance: that a service has no instance any more they don't believe for a while. For
+    hostproxy itself there is only the deregistration. Takes as long as the two bounds and ``wait`` together at most.
+    What was not done is logged.
     """
     undone: dict[str, str] = {}
     begin = partial(client.agent.service.maintenance, enable=True, reason=reason)
     first = [Job(f'begin the maintenance of "{ident}"', partial(begin, ident)) for ident in idents if ident != OWN]
     await within(reactor, MAINTENANCE, Writer().do(first, undone))
+    if first and wait:
+        await deferLater(reactor, wait)
     # Whoever is deregistered needs no maintenance: what counts is this.
     undone = {}
     await within(reactor, DEREGISTRATION, Writer().do(map(deregistration, idents), undone))

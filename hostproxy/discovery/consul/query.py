@@ -7,7 +7,6 @@ themselves, and whatever the index is, there is a pause between answers that com
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +71,7 @@ class BlockingQuery:
         self._path = path
         self._params = dict(params)
         self._what = what
-        self._wait = f"{wait:g}s"
+        self._wait = wait
         self._deadline = wait * 17 / 16 + MARGIN  # servers add up to a sixteenth, each time another part of it
         self._stale_limit = stale_limit
         self._counters = counters
@@ -80,7 +79,7 @@ class BlockingQuery:
         self._failed = failed
         self._pace = Pace(reactor.seconds)
         self._backoff = Backoff(random)
-        self._digest: object = None  # of the last answer taken; None after a failure
+        self._last: tuple[bool, int] | None = None  # what tells the last answer taken; None after a failure
         self._anew = True  # the next question goes without index
         self._leader = False  # it is for the leader
         self._running = False
@@ -88,6 +87,7 @@ class BlockingQuery:
         self._earliest = 0.0  # reactor seconds before which it is not asked, however urgent it is
         self._asking: Deferred[Any] | None = None
         self._asking_anew = False
+        self._asked = 0.0  # reactor seconds of the last question
 
     def start(self, delay: float = 0.0) -> None:
         """Ask from now on, first after ``delay`` seconds."""
@@ -140,9 +140,10 @@ class BlockingQuery:
         if not self._leader:
             params["stale"] = ""
         self._asking_anew, self._anew = self._anew, False
+        self._asked = self._reactor.seconds()
         if not self._asking_anew:
             params["index"] = str(self.index)
-            params["wait"] = self._wait
+            params["wait"] = f"{self._wait:g}s"
         self._asking = asking = maybeDeferred(
             self._agent.request,
             "GET",
@@ -163,15 +164,16 @@ class BlockingQuery:
             self._retry(f"status_{reply.status}", f"Consul answers {reply.status} {text!a}", pause)
             return
         self.known_leader, self.last_contact = reply.known_leader, reply.last_contact
-        digest = reply.filtered, hashlib.blake2b(reply.body, digest_size=16).digest()
-        if digest != self._digest:
+        # 5 ms for the 12 MB of 10,000 instances, a third of what the quickest of hashlib's takes everywhere.
+        answer = reply.filtered, hash(reply.body)
+        if answer != self._last:
             reason = self._take(reply)
             if not self._running:
                 return
             if reason:
                 self._retry(reason, reason)
                 return
-            self._digest = digest
+            self._last = answer
         self._used(reply)
 
     def _used(self, reply: Reply) -> None:
@@ -182,6 +184,10 @@ class BlockingQuery:
         index = max(1, reply.index or 0)  # with 0 Consul would not wait
         if index < self.index:
             self._counters.index_resets += 1
+            self._anew = True
+        elif index == self.index and not self._asking_anew and self._reactor.seconds() - self._asked < self._wait:
+            # So servers end the wait when a snapshot is restored, with an answer from before. The index may be smaller
+            # since: after it nothing would come for a long time.
             self._anew = True
         self.index = index
         wait = self._pace.count()
@@ -211,7 +217,7 @@ class BlockingQuery:
         """Ask again later; ``pause`` is what the server asked for."""
         self._counters.error(reason)
         self.error = text
-        self._digest = None
+        self._last = None
         self._anew = True
         self._leader = False  # it may be the leader that doesn't answer
         least = max(self._pace.count(), pause)

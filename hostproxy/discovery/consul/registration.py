@@ -134,16 +134,16 @@ class Registration:
             self._soon()
         self._beats.tell()
 
-    def leave(self) -> Deferred[None]:
-        """Put the services into maintenance, then deregister them and hostproxy itself.
+    def leave(self, wait: float = 0.0) -> Deferred[None]:
+        """Put the services into maintenance, and ``wait`` seconds later deregister them and hostproxy itself.
 
-        It fires within 2 s, done or not, and does not fail. From the call on nothing is registered or reported.
-        A second call does nothing.
+        It fires within ``wait`` and 2 s, done or not, and does not fail. From the call on nothing is registered or
+        reported. A second call does nothing.
         """
         if self._left:
             return succeed(None)
         self._halt()
-        self._leaving = Deferred.fromCoroutine(self._leave())
+        self._leaving = Deferred.fromCoroutine(self._leave(wait))
         return self._leaving.addErrback(self._not_left)
 
     def stop(self) -> None:
@@ -280,13 +280,13 @@ class Registration:
         self._rounds.stop()
         self._beats.stop()
 
-    async def _leave(self) -> None:
+    async def _leave(self, wait: float) -> None:
         # A registration may be under way: it has to be over before it is taken back.
         if not await within(self._reactor, ENDING, self._writer.idle()):
             self._cancel()
         # What an earlier hostproxy left, and nobody has looked at yet, is in the first of them.
         idents = dict.fromkeys([*self._desired, *self._registered])
-        await leave(self._reactor, self._client, idents, self._reason, self._deregistration)
+        await leave(self._reactor, self._client, idents, self._reason, wait, self._deregistration)
 
     def _not_left(self, failure: Failure) -> None:
         if not isinstance(failure.value, CancelledError):

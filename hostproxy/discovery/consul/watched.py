@@ -7,7 +7,6 @@ when it isn't; it is believed only after the names of all services agree, and af
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -68,7 +67,7 @@ class Watched:
         self._partial = False  # ACLs left something out of the answer that the instances are from
         self._problem = ""  # of the last question in turn, or of the last answer
         self._note = ""  # about the last answer, which is used all the same
-        self._digest = b""  # of the last answer in turn
+        self._last: int | None = None  # what tells the last answer in turn; None when it was not used
         self._verdict = ""  # on the emptiness under way
         self._empty = False  # the last answer had no instances, and is not believed yet
         self._hold: Any = None
@@ -133,12 +132,12 @@ class Watched:
 
     def polled(self, reply: Reply) -> str:
         """Take an answer in turn, when it differs from the last one. Returns what :meth:`take` does."""
-        digest = hashlib.blake2b(reply.body, digest_size=16).digest()
-        if digest == self._digest and not self._problem:
+        answer = hash(reply.body)
+        if answer == self._last and not self._problem:
             self._confirmed = self._around.now()
             return ""
         reason = self.take(reply)
-        self._digest = b"" if reason else digest
+        self._last = None if reason else answer
         return reason
 
     def take(self, reply: Reply) -> str:
@@ -194,6 +193,7 @@ class Watched:
         self._use(conversion.answer())
 
     def _convert_large(self, reply: Reply) -> Iterator[None]:
+        yield  # timers come before sockets: without this, the entries would be found before anybody else's turn
         try:
             conversion = self._conversion(split(reply.body))
         except Malformed:
