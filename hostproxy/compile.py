@@ -41,6 +41,7 @@ class Inputs(NamedTuple):
     bands: Mapping[str, int] = MappingProxyType({})  # by host: how far away it is, for prefer = "round-trip"
     unhealthy: frozenset[tuple[str, str]] = frozenset()  # instances of this host: service and address
     denied: tuple[str, ...] = ()  # SPIFFE IDs that the controller has barred
+    usable: bool = True  # else nothing listens: there is no certificate or no policy yet
 
 
 def compile_snapshot(version: int, inputs: Inputs, before: tuple[Inputs, Snapshot] | None = None) -> Snapshot:
@@ -62,11 +63,18 @@ def compile_snapshot(version: int, inputs: Inputs, before: tuple[Inputs, Snapsho
         identities=dict(identities.by_name),
         services=_services(inputs, before),
         locals=_locals(inputs, before),
-        listeners=before[1].listeners if before is not None and before[0].config is config else listeners(config),
+        listeners=_listeners(inputs, before),
         workloads=workloads(config),
         first_use=first_use(config),
         denied=inputs.denied,
     )
+
+
+def _listeners(inputs: Inputs, before: tuple[Inputs, Snapshot] | None) -> tuple[Listener, ...]:
+    if not inputs.usable:
+        return ()
+    same = before is not None and before[0].config is inputs.config and before[0].usable
+    return before[1].listeners if before is not None and same else listeners(inputs.config)
 
 
 def first_use(config: Config) -> float:
@@ -152,11 +160,13 @@ def _changes(old: Mapping[str, Value], new: Mapping[str, Value]) -> dict[str, Va
 
 
 def _services(inputs: Inputs, before: tuple[Inputs, Snapshot] | None) -> dict[str, Service]:
-    """Every destination that is known from the catalog, from the policy, or because it runs here."""
+    """Every destination that is known from the catalog; and from policy, or because it runs here, if nobody asks."""
     config, catalog, policy = inputs.config, inputs.catalog, inputs.policy
     protocols = {local.name: local.protocol for local in config.services}
-    # A service of this host that nobody watches is as unknown as any other: workers ask when it is called.
-    runs_here = () if first_use(config) else protocols.keys()
+    expected = policy.services.keys() | protocols.keys()
+    if first_use(config):
+        # What nobody watches, though policy names it or it runs here, is as unknown as any other: workers ask for it.
+        expected &= {upstream.service for upstream in config.outbound.upstreams}
     named = _upstream_subsets(config)
     known = before[1].services if before is not None else {}
     if before is not None and _scope(before[0].config) == _scope(config):
@@ -168,11 +178,11 @@ def _services(inputs: Inputs, before: tuple[Inputs, Snapshot] | None) -> dict[st
                 services.pop(destination(name, subset), None)
     else:
         services = {}
-        names = {*catalog, *policy.services, *runs_here, *named}
+        names = {*catalog, *expected, *named}
     here = Here(config.host.name, config.host.datacenter, config.host.zone, inputs.bands)
     for name in names:
         subsets = _subsets(name, policy, named)
-        if name not in catalog and name not in policy.services and name not in runs_here:
+        if name not in catalog and name not in expected:
             subsets = named.get(name, ())  # it is not known; still an upstream is to say why it does not work
         for subset in subsets:
             key = destination(name, subset)

@@ -33,6 +33,7 @@ from hostproxy.compile import compile_snapshot, listeners, nothing_new
 from hostproxy.control import kept as kept_copy
 from hostproxy.control import logs, notify
 from hostproxy.control.crew import Crew
+from hostproxy.control.figures import TrafficFigures
 from hostproxy.control.handle import Target
 from hostproxy.control.kept import Kept
 from hostproxy.control.listeners import CannotListen, Sockets
@@ -61,6 +62,7 @@ HARD_STOP = 1.0
 
 # Seconds between looks at everything that is shown but not reported.
 REFRESH = 1.0
+REFRESH_SOON = 0.1  # after news
 
 # A look of the collector at all objects, of which 2,000 blocking queries have a quarter of a million, stops everything
 # for 50 to 80 ms. As it comes it would be due every few minutes, and there is little for it to find; with these, it is
@@ -98,7 +100,8 @@ class Supervisor:
         self._now = now
         self._directory: RuntimeDirectory
         self._take_over: TakeOver
-        self._sources = Sources(reactor, config, self._changed, now)
+        self._figures = TrafficFigures(self.totals, reactor.seconds)
+        self._sources = Sources(reactor, config, self._changed, now, None, self._figures)
         self._health = LocalHealth(reactor, config.services, now, random.random)
         self._health.results.subscribe(self._checked)
         self._keeper = kept_copy.Keeper(reactor, config.host.state_directory)
@@ -133,7 +136,7 @@ class Supervisor:
         _raise_descriptor_limit()
         for warning in self._config.warnings:
             self.log.warn("{warning}", warning=warning)
-        problems = await self._take_over.bind(self._addresses(self._config))
+        problems = await self._take_over.bind(self._wanted())
         if self.state.stopping:
             return
         if not problems:
@@ -145,7 +148,7 @@ class Supervisor:
             self._give_up(problems)
             return
         self._running = True
-        self._sockets.keep_only(self._addresses(self._config))
+        self._sockets.keep_only(self._wanted())
         self.state.reloads = ReloadState(succeeded=1, last_success=self._now())
         self._compile()
         self._crew.start(self._target(), self._config.workers.count)
@@ -193,11 +196,17 @@ class Supervisor:
 
     def _take_news(self) -> None:
         self._compile_due = False
-        if self._running and self._compile():
+        if not self._running:
+            return
+        # The first certificate and policy of a host that joins may have come, and with them its listeners.
+        problems = self._sockets.bind_new(self._wanted())
+        if problems:
+            self._give_up(problems)
+        elif self._compile():
             assert self._compiled is not None
             self.log.info("news is taken: snapshot {version}", version=self._compiled[1].version)
             self._crew.tell(self._target())
-            self._refresh()
+            self._look_soon()
 
     def _checked(self, results: Mapping[tuple[str, str], Result]) -> None:
         """Instances of this host became healthy or unhealthy."""
@@ -213,6 +222,8 @@ class Supervisor:
         version = before[1].version + 1 if before is not None else 1
         snapshot = compile_snapshot(version, inputs, before)
         news = before is None or not nothing_new(before[1], snapshot)
+        if before is None or inputs.policy is not before[0].policy:
+            self._figures.begin()
         if before is not None and not news:
             snapshot = before[1]
         # The catalog may have changed where workers need not know: in a datacenter that is not used now.
@@ -237,6 +248,10 @@ class Supervisor:
     @staticmethod
     def _addresses(config: Config) -> list[str]:
         return [listener.address for listener in listeners(config)]
+
+    def _wanted(self) -> list[str]:
+        """What is to be bound now."""
+        return self._addresses(self._config) if self._sources.usable else []
 
     # Reloading
 
@@ -275,11 +290,11 @@ class Supervisor:
         for key in ("runtime_directory", "state_directory"):
             if getattr(config.host, key) != getattr(self._config.host, key):
                 return [f"{config.path}: host.{key}: changes only with a restart"]
-        sources = Sources(self._reactor, config, self._changed, self._now, self._sources)
+        sources = Sources(self._reactor, config, self._changed, self._now, self._sources, self._figures)
         problems = sources.start()
         if problems:
             return problems
-        problems = self._sockets.bind_new(self._addresses(config))
+        problems = self._sockets.bind_new(self._addresses(config) if sources.usable else [])
         admin = None
         if not problems and config.admin.listen != self._config.admin.listen:
             try:
@@ -310,7 +325,7 @@ class Supervisor:
         self._config = self.state.config = config
         if self._compile():
             self._crew.tell(self._target())
-        self._sockets.keep_only(self._addresses(config))
+        self._sockets.keep_only(self._wanted())
         self._crew.resize(config.workers.count)
         return []
 
@@ -365,6 +380,14 @@ class Supervisor:
     def _look_around(self) -> None:
         self._refresher = self._reactor.callLater(REFRESH, self._look_around)
         self._refresh()
+
+    def _look_soon(self) -> None:
+        """News may come two hundred times a second, and a look at everything takes some milliseconds."""
+        if self._refresher is not None and self._refresher.active():
+            if self._refresher.getTime() <= self._reactor.seconds() + REFRESH_SOON:
+                return
+            self._refresher.cancel()
+        self._refresher = self._reactor.callLater(REFRESH_SOON, self._look_around)
 
     def _refresh(self) -> None:
         state = self.state

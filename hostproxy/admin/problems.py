@@ -22,6 +22,11 @@ def readiness(state: SupervisorState) -> tuple[bool, list[str]]:
         for worker in state.workers
         if worker.place >= 0 and worker.phase != "serving"
     ]
+    steering = state.steering
+    if steering is not None and state.unsteered:
+        what = "a policy" if steering.joined else "a certificate"
+        why = "; ".join(steering.problems) or "it is being asked"
+        reasons.append(f"nothing listens before the controller has given {what}: {why}")
     if state.lost:
         why = state.discovery.problem or "its first answers are awaited"
         reasons.append(f"nothing is known yet of any service, neither from Consul nor from before: {why}")

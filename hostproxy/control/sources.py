@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
@@ -18,6 +19,7 @@ from hostproxy.discovery.watch import Watch
 from hostproxy.identity import files as identity_files
 from hostproxy.mesh import policy as mesh_policy
 from hostproxy.mesh.document import Invalid
+from hostproxy.mesh.messages import Figures
 
 if TYPE_CHECKING:
     from hostproxy.config import Config
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from hostproxy.identity.files import Identities
     from hostproxy.mesh.policy import Policy
     from hostproxy.net.reactor import MeshReactor
+    from hostproxy.steering.state import SteeringState
+    from hostproxy.steering.steering import Steering
 
 T = TypeVar("T")
 
@@ -154,26 +158,31 @@ class Sources:
         changed: Callable[[], None],
         now: Callable[[], float] = time.time,
         before: Sources | None = None,
+        figures: Callable[[], Figures] = Figures,
     ) -> None:
-        """``before``, those in force until now, give what the new configuration can go on with."""
+        """``before``, those in force until now, give what the new configuration can go on with.
+
+        ``figures`` say how traffic goes under the policy in force, for the controller.
+        """
         self.config = config
-        self.identities: Source[Identities]
+        self.identities: Source[Identities] | None = None
         self.catalog: Source[Catalog] | None = None
         self.policy: Source[Policy] | None = None
         self.consul: ConsulSource | None = None  # or there is a catalog
+        self.steering: Steering | None = None  # or there are identities and policy of our own
         self._changed = changed
         self._now = now
         self._before = before
         self._started: list[Source[object]] = []
         self._subscriptions: list[Callable[[], None]] = []
-        files, names = config.identity, identity_names(config)
-        paths = identity_files.watched_paths(files, names)
-        identities: Watch[Identities] = Watch(identity_files.Identities(b"", {}, {}, 0.0))
-        load_identities = lambda: identity_files.load(  # noqa: E731
-            files, names, config.mesh.trust_domain, config.host.name
-        )
-        backend = Reload(reactor, paths, load_identities, identities)
-        self.identities = Source(reactor, "certificates", [files.directory, *paths], backend, identities, now)
+        if config.identity.mode == "controller":
+            self.steering = before.steering if before is not None else None
+            if self.steering is None or not self.steering.serves(config):
+                from hostproxy.steering.steering import Steering
+
+                self.steering = Steering(reactor, config, figures, random.random, now)
+        else:
+            self._from_files(reactor)
         path = config.discovery.file_path
         if config.discovery.backend == "consul":
             self.consul = before.consul if before is not None else None
@@ -184,6 +193,18 @@ class Sources:
         elif path:
             discovery = FileDiscovery(reactor, path)
             self.catalog = Source(reactor, "catalog", [path], discovery, discovery.catalog, now)
+
+    def _from_files(self, reactor: MeshReactor) -> None:
+        """Certificates and policy that the operator brings."""
+        config, now = self.config, self._now
+        files, names = config.identity, identity_names(config)
+        paths = identity_files.watched_paths(files, names)
+        identities: Watch[Identities] = Watch(identity_files.Identities(b"", {}, {}, 0.0))
+        load_identities = lambda: identity_files.load(  # noqa: E731
+            files, names, config.mesh.trust_domain, config.host.name
+        )
+        backend = Reload(reactor, paths, load_identities, identities)
+        self.identities = Source(reactor, "certificates", [files.directory, *paths], backend, identities, now)
         path = config.policy.path
         if path:
             policy: Watch[Policy] = Watch(NO_POLICY)
@@ -192,7 +213,7 @@ class Sources:
 
     def start(self, kept: Kept | None = None) -> list[str]:
         """Read everything and watch it. Returns all that is wrong; then nothing is watched."""
-        problems = [*self._start(self.identities)]
+        problems = [*self._start(self.identities)] if self.identities is not None else []
         usable = kept is not None and kept.catalog_path == catalog_name(self.config)
         kept_catalog = kept.catalog if kept is not None and usable else None
         if self.catalog is not None:
@@ -202,12 +223,17 @@ class Sources:
             problems += self._start(self.policy, kept.policy if kept and usable else None, kept)
         if problems:
             self.stop(self._before)
-        elif self.consul is not None:
+            return problems
+        # Nothing of the rest can fail.
+        if self.steering is not None:
+            self._be_steered(self.steering)
+        if self.consul is not None:
             self._begin(self.consul, kept_catalog, kept.saved if kept is not None else 0.0)
         self._before = None
-        for warning in self.identities.watch.value.warnings:
-            self.log.warn("{warning}", warning=warning)
-        return problems
+        if self.identities is not None:
+            for warning in self.identities.watch.value.warnings:
+                self.log.warn("{warning}", warning=warning)
+        return []
 
     def _start(self, source: Source[T], value: T | None = None, kept: Kept | None = None) -> tuple[str, ...]:
         problems = source.start(value, kept.saved if kept is not None else 0.0)
@@ -216,14 +242,29 @@ class Sources:
             self._started.append(source)  # type: ignore[arg-type]
         return problems
 
+    def _be_steered(self, steering: Steering) -> None:
+        if self._before is not None and steering is self._before.steering:
+            steering.take(self.config)
+        else:
+            steering.start()
+        for watch in (steering.identities, steering.policy, steering.denied):
+            self._subscriptions.append(watch.subscribe(lambda _: self._changed()))
+
+    @property
+    def _policy(self) -> Watch[Policy] | None:
+        if self.steering is not None:
+            return self.steering.policy
+        return self.policy.watch if self.policy is not None else None
+
     def _begin(self, consul: ConsulSource, kept: Catalog | None, saved: float) -> None:
-        """Nothing of this can fail. A new agent begins with what the one before it knew."""
-        if self.policy is not None:
-            self._subscriptions.append(self.policy.watch.subscribe(consul.need))
+        """A new agent begins with what the one before it knew."""
+        policy = self._policy
+        if policy is not None:
+            self._subscriptions.append(policy.subscribe(consul.need))
         before = self._before.consul if self._before is not None else None
         if consul is before:
             consul.take(self.config)
-        consul.need(self.policy.watch.value if self.policy is not None else NO_POLICY)
+        consul.need(policy.value if policy is not None else NO_POLICY)
         if consul is not before:
             if before is not None:
                 kept, saved = before.watch.value, self._now()
@@ -239,6 +280,12 @@ class Sources:
         for source in self._started:
             source.stop()
         self._started.clear()
+        steering = self.steering
+        if steering is not None:
+            if successor is None or successor.steering is not steering:
+                steering.stop()
+            else:
+                steering.take(successor.config)
         if self.consul is None:
             return
         consul = self.consul
@@ -259,19 +306,34 @@ class Sources:
             catalog = self.consul.watch.value
         elif self.catalog is not None:
             catalog = self.catalog.watch.value
+        policy, steering = self._policy, self.steering
+        assert steering is not None or self.identities is not None  # one of the two says who this host is
+        identities = steering.identities if steering is not None else self.identities.watch  # type: ignore[union-attr]
         return Inputs(
             config=self.config,
             catalog=catalog,
-            policy=self.policy.watch.value if self.policy is not None else NO_POLICY,
-            identities=self.identities.watch.value,
+            policy=policy.value if policy is not None else NO_POLICY,
+            identities=identities.value,
             bands=self.consul.bands.value if self.consul is not None else {},
+            denied=steering.denied.value if steering is not None else (),
+            usable=self.usable,
         )
+
+    @property
+    def usable(self) -> bool:
+        """Whether anything may listen: a host that has not joined its mesh has no policy and no certificate."""
+        return self.steering is None or self.steering.usable
 
     def show(self, state: SupervisorState) -> None:
         """Say how they stand."""
         nothing = SourceState()
-        state.policy_source = self.policy.state() if self.policy is not None else nothing
-        state.identity_source = self.identities.state()
+        if self.steering is not None:
+            state.steering = self.steering.state()
+            state.policy_source, state.identity_source = _steered(state.steering)
+        else:
+            state.steering = None
+            state.policy_source = self.policy.state() if self.policy is not None else nothing
+            state.identity_source = self.identities.state() if self.identities is not None else nothing
         consul = self.consul
         if consul is not None:
             state.discovery = consul.known()
@@ -294,3 +356,14 @@ def catalog_name(config: Config) -> str:
 
 def _texts(invalid: Invalid) -> tuple[str, ...]:
     return tuple(str(problem) for problem in invalid.problems)
+
+
+def _steered(state: SteeringState) -> tuple[SourceState, SourceState]:
+    """Policy and certificates as they come from the controller. All its problems are told with the policy."""
+    policy = SourceState(
+        path=f"{state.url}, generation {state.generation}" if state.generation else state.url,
+        loaded=state.issued,
+        problems=state.problems,
+        kept=state.state == "kept" and not state.last_contact,
+    )
+    return policy, SourceState(path=state.url)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hostproxy.health import Result
     from hostproxy.mesh.policy import Policy
     from hostproxy.snapshot import Listener, Snapshot
+    from hostproxy.steering.state import SteeringState
     from hostproxy.telemetry.totals import Totals
 
 # starting: spawned, has not said Ready; serving; silent: does not answer; draining: finishes what it has;
@@ -95,6 +96,7 @@ class SupervisorState(msgspec.Struct, kw_only=True):
     registration: str = ""  # why not all of it is there; empty: it is
     health: Mapping[tuple[str, str], Result] = {}  # by service and address: instances here that are checked
     health_counts: Mapping[tuple[str, str], int] = {}  # checks done so far, by service and result
+    steering: SteeringState | None = None  # None: certificates and policy do not come from a controller
     snapshot: Snapshot | None = None  # what the workers were told; its version counts up from 1
     listeners: tuple[Listener, ...] = ()  # bound now; the admin socket is not among them
     workers: tuple[WorkerState, ...] = ()
@@ -115,7 +117,12 @@ class SupervisorState(msgspec.Struct, kw_only=True):
         mine = [worker for worker in self.workers if worker.place >= 0]
         starting = any(worker.version == 0 and not worker.restarts for worker in mine)
         serving = not starting and any(worker.version > 0 for worker in mine)
-        return serving and not self.stopping and not self.lost
+        return serving and not self.stopping and not self.lost and not self.unsteered
+
+    @property
+    def unsteered(self) -> bool:
+        """Whether certificate or policy have still to come from the controller: nothing listens before that."""
+        return self.steering is not None and not (self.steering.joined and self.steering.generation)
 
     @property
     def lost(self) -> bool:

@@ -14,7 +14,6 @@ BODY_SIZE = 256 * 1024  # bytes of any of these; a report of a host with a hundr
 PEM_SIZE = 64 * 1024
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=63)]
-HostName = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]
 HostName = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]  # it may be a full DNS name
 Word = Annotated[str, msgspec.Meta(max_length=128)]
 Line = Annotated[str, msgspec.Meta(max_length=1000)]
