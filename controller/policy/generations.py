@@ -75,6 +75,7 @@ class Generations:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._loaded: tuple[str, Generation] | None = None  # the last one, by its key
 
     async def newest(self) -> Generation | None:
         """The one that holds; None before the first."""
@@ -172,10 +173,13 @@ class Generations:
         return (None, 0) if entry is None else (msgspec.msgpack.decode(entry.value, type=Head), entry.version)
 
     async def _load(self, key: str) -> Generation:
-        entry = await self._store.get(key)
-        if entry is None:
-            raise Unknown(f"the store has lost {key}: apply the policy again")
-        return _decode(entry.value)
+        # Never changes under its key, and is asked for once for each host that is told.
+        if self._loaded is None or self._loaded[0] != key:
+            entry = await self._store.get(key)
+            if entry is None:
+                raise Unknown(f"the store has lost {key}: apply the policy again")
+            self._loaded = key, _decode(entry.value)
+        return self._loaded[1]
 
     async def _become_newest(self, generation: Generation, head_version: int) -> None:
         version = generation.version

@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from OpenSSL import SSL
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint
+from twisted.internet.error import TimeoutError as ConnectTimedOut
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
@@ -19,6 +21,8 @@ from controller.push.tls import Credential, HostConnection, context
 from hostproxy.mesh import addresses
 from hostproxy.mesh.messages import BODY_SIZE, Confirm, HostReport, Malformed, Problem, decode, encode
 from hostproxy.mesh.spiffe import SpiffeId
+
+REASON = 500  # characters of a host's own words that are kept and logged
 
 
 class PushFailed(Exception):
@@ -83,9 +87,9 @@ async def _asked(agent: Any, request: tuple[bytes, bytes, Headers, Body]) -> tup
 
 def _reason(content: bytes) -> str:
     try:
-        return decode(content, Problem).error
+        return decode(content, Problem).error[:REASON]
     except Malformed:
-        return content[:200].decode("utf-8", "replace")
+        return content[:REASON].decode("utf-8", "replace")
 
 
 def _explained(error: Exception, creator: HostConnection, timeout: float) -> str:
@@ -97,8 +101,9 @@ def _explained(error: Exception, creator: HostConnection, timeout: float) -> str
         reasons = getattr(error, "reasons", None)
     if isinstance(error, SSL.Error):
         return f"TLS: {'; '.join(str(each[-1]) for each in error.args[0]) if error.args and error.args[0] else 'ended'}"
-    text = str(error) or type(error).__name__
-    return f"no answer within {timeout:g} s" if "Timeout" in type(error).__name__ else text
+    if isinstance(error, CancelledError | TimedOut | ConnectTimedOut):
+        return f"no answer within {timeout:g} s"
+    return str(error) or type(error).__name__
 
 
 @implementer(IAgentEndpointFactory)

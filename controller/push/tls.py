@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from OpenSSL import SSL
 from OpenSSL.crypto import X509
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
-from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from hostproxy.mesh.spiffe import InvalidName, SpiffeId
+
+_UNREADABLE = (
+    ValueError,
+    InvalidName,
+    UnsupportedAlgorithm,
+    x509.ExtensionNotFound,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class Credential(NamedTuple):
@@ -41,28 +50,26 @@ def context(credential: Credential) -> SSL.Context:
     assert store is not None
     for root in credential.roots:
         store.add_cert(X509.from_cryptography(root))
-    made.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *found: bool(found[4]))
-    made.set_info_callback(_watch)
+    # Until a connection says whom it wants: nobody.
+    made.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *found: False)
     return made
 
 
-def identity_of(certificate: x509.Certificate | None) -> SpiffeId:
+def identity_of(certificate: x509.Certificate) -> SpiffeId:
     """The one identity in a certificate. Raises :class:`WrongPeer`."""
-    if certificate is None:
-        raise WrongPeer("it shows no certificate")
     try:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         uris = names.get_values_for_type(x509.UniformResourceIdentifier)
         if len(uris) != 1:
             raise WrongPeer(f"its certificate has {len(uris)} URIs instead of one")
         return SpiffeId.parse(uris[0])
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension, InvalidName) as error:
+    except _UNREADABLE as error:
         raise WrongPeer(f"its certificate has no identity of the mesh: {error}") from None
 
 
 @implementer(IOpenSSLClientConnectionCreator)
 class HostConnection:
-    """Makes connections that end before a byte is sent unless the peer is ``wanted``."""
+    """Makes connections whose handshake fails unless the peer is ``wanted``."""
 
     def __init__(self, made: SSL.Context, wanted: SpiffeId) -> None:
         """``made`` is from :func:`context`, and may be shared."""
@@ -75,23 +82,17 @@ class HostConnection:
         connection = SSL.Connection(self._context, None)
         connection.set_connect_state()
         # A host needs no name in the handshake: it has one certificate for this port.
-        connection.set_app_data((self, protocol))
+        connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._judge)
         return connection
 
-    def judge(self, connection: SSL.Connection) -> None:
-        """The handshake is done, and nothing was sent yet. Raises :class:`WrongPeer`."""
-        found = identity_of(connection.get_peer_certificate(as_cryptography=True))
-        if found != self._wanted:
-            raise WrongPeer(f"{found} answers there")
-
-
-def _watch(connection: SSL.Connection, where: int, result: int) -> None:
-    """OpenSSL says how a handshake goes."""
-    if where & SSL.SSL_CB_HANDSHAKE_DONE:
-        creator, protocol = connection.get_app_data()
+    def _judge(self, connection: SSL.Connection, certificate: X509, error: int, depth: int, ok: int) -> bool:
+        """Part of the verification, so that whatever goes wrong in here is a peer that is not believed."""
+        if depth or not ok:
+            return bool(ok)
         try:
-            creator.judge(connection)
+            found = identity_of(certificate.to_cryptography())
+            if found != self._wanted:
+                raise WrongPeer(f"{found} answers there")
         except WrongPeer as wrong:
-            creator.wrong = wrong
-            failure: Any = Failure
-            protocol.failVerification(failure(wrong))
+            self.wrong = wrong
+        return self.wrong is None

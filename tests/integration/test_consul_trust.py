@@ -132,7 +132,7 @@ def test_a_revoked_token_changes_nothing_and_a_new_one_is_used_without_a_restart
             within(SOON + 2, lambda: other.accepted > 0, "the new token is not used")
             load.more(50)
         assert load.failures == []
-        within(SOON, lambda: "ACL not found" not in problems(guarded.caller))
+        within(10, lambda: "ACL not found" not in problems(guarded.caller), "it is still shown")
     finally:
         other.stop()
 

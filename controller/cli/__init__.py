@@ -1,0 +1,1 @@
+"""The subcommands of ``hostproxy-controller``. Each module has ``configure(parser)`` and ``run(arguments)``."""

@@ -1,0 +1,97 @@
+"""Applies the policy that holds once more, when something else that hosts have to know has changed.
+
+``state/trust`` notes what the bundles of which generation said last. It is compared with what they would say now when
+this controller begins to lead, after each act that changes it, and once a minute: an act that was cut off between the
+change and its announcement is announced then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.logger import Logger
+
+from controller.api.interfaces import Rollouts
+from controller.bundles import Bundles
+from controller.policy.generations import Generation, Generations, Version
+from controller.registry.records import Record, change, read
+from controller.store import Store
+
+TRUST = "state/trust"
+
+
+class Noted(Record, frozen=True):
+    """What bundles say, and from which generation on."""
+
+    digest: str
+    version: Version
+
+
+class Reissuing:
+    """Asked of the leader only."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        store: Store,
+        generations: Generations,
+        bundles: Bundles,
+        rollouts: Rollouts,
+        now: Callable[[], float],
+        news: Callable[[], object],
+    ) -> None:
+        """``now`` gives Unix seconds; ``news`` is called when hosts are to be told."""
+        self._store = store
+        self._generations = generations
+        self._bundles = bundles
+        self._rollouts = rollouts
+        self._now = now
+        self._news = news
+        self._turn = DeferredLock()  # two at a time would make two generations of one change
+
+    async def noted(self) -> Noted | None:
+        """What hosts with that generation or a later one know; None before the first."""
+        return await read(self._store, TRUST, Noted)
+
+    async def applied(self, generation: Generation) -> None:
+        """A generation was applied for another reason: its bundles say what is true now."""
+        digest = (await self._bundles.trust()).digest
+
+        def note(known: Noted | None) -> Noted:
+            unchanged = known is not None and known.digest == digest
+            return known if unchanged and known is not None else Noted(digest=digest, version=generation.version)
+
+        await change(self._store, TRUST, Noted, note)
+
+    async def look(self, actor: str, why: str, stop_rollout: bool = False) -> Generation | None:
+        """Apply the policy that holds once more if hosts have to be told something; None: they need not.
+
+        While a rollout is under way this waits for its end, unless ``stop_rollout``. Fails as the store does.
+        """
+        return await self._turn.run(lambda: Deferred.fromCoroutine(self._look(actor, why, stop_rollout)))
+
+    async def _look(self, actor: str, why: str, stop_rollout: bool) -> Generation | None:
+        self._bundles.trust_changed()
+        newest = await self._generations.newest()
+        if newest is None:
+            return None  # the first policy will tell them
+        noted = await self.noted()
+        changed = noted is None or noted.digest != (await self._bundles.trust()).digest
+        if not changed and self._now() < newest.applied + self._bundles.life / 2:
+            return None
+        if await self._rollouts.busy():
+            if not stop_rollout:
+                return None
+            await self._rollouts.stop(why, actor)
+        generation = await self._generations.newest()
+        if generation is None or generation.version == newest.version:
+            # Else the rollout that was stopped has made one by now, and its bundles say what is true.
+            note = why if changed else "the bundles were half-way to their end"
+            generation = await self._generations.renew(actor, self._now(), note)
+        if generation is not None:
+            await self.applied(generation)
+            self.log.info("Generation {version} tells hosts: {why}", version=generation.version, why=why)
+            self._news()
+        return generation
