@@ -174,7 +174,7 @@ POLICY = Table(
     Key(
         "path",
         OPTIONAL_PATH,
-        "the policy: a TOML file or a directory of them, watched; none allows every call",
+        "the policy: a TOML file or a directory of them, watched; without one every call is denied",
     ),
 )
 

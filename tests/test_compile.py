@@ -26,7 +26,7 @@ from hostproxy.config_services import LocalService
 from hostproxy.discovery.catalog import CRITICAL, Instance
 from hostproxy.identity.files import Identities
 from hostproxy.limits import Limits
-from hostproxy.mesh.policy import Policy, ServicePolicy
+from hostproxy.mesh.policy import UNSAID, Policy, ServicePolicy
 from hostproxy.mesh.rules import Rule
 from hostproxy.mesh.subsets import Subset
 from hostproxy.snapshot import Identity, Place, Snapshot
@@ -104,20 +104,15 @@ def test_services_are_known_from_catalog_policy_and_this_host() -> None:
 @pytest.mark.parametrize(
     ("policy", "default_allow", "reason"),
     [
-        (Policy(), True, "no policy speaks of this service"),
+        (Policy(), False, UNSAID),
         (Policy(default_access="allow", default_source="p:2"), True, "p:2: [defaults] access"),
         (Policy(default_access="deny", default_source="p:2"), False, "p:2: [defaults] access"),
+        (Policy(services={"cart": ServicePolicy(allow=(RULE,))}), False, UNSAID),
         (
-            Policy(services={"cart": ServicePolicy(allow=(RULE,))}),
-            False,
-            "policy.toml:9: no allow rule of service.cart matches",
+            Policy(default_access="allow", default_source="p:2", services={"cart": ServicePolicy(allow=(RULE,))}),
+            True,
+            "p:2: [defaults] access",
         ),
-        (
-            Policy(default_access="allow", services={"cart": ServicePolicy(allow=(RULE,))}),
-            False,
-            "policy.toml:9: no allow rule of service.cart matches",
-        ),
-        (Policy(services={"cart": ServicePolicy()}), True, "no policy speaks of this service"),
         (
             Policy(
                 default_access="deny",

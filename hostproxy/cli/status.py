@@ -80,7 +80,7 @@ def lines(document: Document, paint: Paint, now: float) -> Iterable[str]:
     yield f"catalog       {_source(document['catalog'], now)}; instances: {instances}"
     if document["discovery"]["backend"] != "file":
         yield f"discovery     {_discovery(document['discovery'], now)}"
-    default = document["policy"]["default_access"] or "allow where no rule is"
+    default = document["policy"]["default_access"] or "deny"
     yield f"policy        {_source(document['policy'], now)}; default: {default}"
     certificates = document["certificates"]
     first = certificates["next_expiry"]

@@ -130,7 +130,7 @@ def parse(content: bytes, file: str, size_limit: int) -> Document:
         message = f"byte 0x{content[error.start]:02x} is not UTF-8"
         raise Invalid([Problem(file, line, column, "", message)]) from None
     if not text.strip():
-        # Often a file caught between being truncated and being written, and then no policy would allow all.
+        # Often a file caught between being truncated and being written, and then no policy would deny all.
         raise Invalid([Problem(file, 0, 0, "", "is empty", "if that is meant, say so in a comment")])
     text = text.replace("\r\n", "\n")  # as tomllib does, so that offsets agree
     try:

@@ -53,7 +53,7 @@ class ServicePolicy(msgspec.Struct, frozen=True, kw_only=True):
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """All policy of one moment."""
 
-    default_access: str | None = None  # "allow", "deny"; None: nobody said
+    default_access: str | None = None  # "allow", "deny"; None: nobody said, and that means "deny"
     default_source: str = ""  # "policy.toml:3"
     services: dict[str, ServicePolicy] = {}
 
@@ -62,14 +62,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
         rules = self.services.get(service, _SILENT)
         if rules.access is not None:
             return rules.access == "allow", f"{rules.access_source}: [service.{service}] access"
-        if rules.allow:
-            return False, f"{rules.allow[0].source}: no allow rule of service.{service} matches"
         if self.default_access is not None:
             return self.default_access == "allow", f"{self.default_source}: [defaults] access"
-        return True, "no policy speaks of this service"
+        return False, UNSAID
 
 
 _SILENT = ServicePolicy()
+UNSAID = 'no policy gives [defaults] access, and without it that is "deny"'
 
 
 def _rule(**values: Any) -> dict[str, Any]:
@@ -180,7 +179,7 @@ def _files(path: str) -> list[str]:
         raise Invalid([Problem(path, 0, 0, "", f"cannot be read: {error.strerror}")]) from None
     found = [os.path.join(path, name) for name in entries if name.endswith(".toml") and name[0] != "."]
     if not found:
-        # An empty policy would allow everything; more likely something isn't mounted or copied yet.
+        # An empty policy would deny everything; more likely something isn't mounted or copied yet.
         raise Invalid([Problem(path, 0, 0, "", "has no *.toml file", 'write one, or set [policy] path = ""')])
     if len(found) > FILES:
         raise Invalid([Problem(path, 0, 0, "", f"has {len(found)} *.toml files, the most is {FILES}")])

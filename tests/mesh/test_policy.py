@@ -94,11 +94,11 @@ def test_a_policy_file(tmp_path: Path) -> None:
 
 
 def test_a_policy_that_says_nothing_says_so(tmp_path: Path) -> None:
-    file = os.path.join(write(tmp_path, policy="# everybody may call\n"), "policy.toml")
+    file = os.path.join(write(tmp_path, policy="# nobody may call\n"), "policy.toml")
     assert policy.load(file) == Policy(default_access=None, default_source="", services={})
 
 
-def test_an_empty_file_is_refused_because_it_would_allow_everything(tmp_path: Path) -> None:
+def test_an_empty_file_is_refused_because_it_would_deny_everything(tmp_path: Path) -> None:
     assert problems_of("", tmp_path)[0].endswith("is empty; if that is meant, say so in a comment")
 
 
