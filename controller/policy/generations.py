@@ -37,6 +37,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     actor: str  # who
     note: str = ""  # why, as they said
     previous: str = ""  # the key of the one before
+    staged: bool = False  # hosts get it from a rollout, and not before that has begun
     restored: int = 0  # the generation whose files these are, after a rollback; 0: they are new
     files: dict[str, bytes]
 
@@ -113,10 +114,11 @@ class Generations:
         note: str = "",
         restored: int = 0,
         anyway: bool = False,
+        staged: bool = False,
     ) -> Generation:
         """Make ``files``, which were checked, the newest. Raises :class:`Unchanged`, or Conflict when others do too.
 
-        ``anyway``: a new generation even when the files are the same.
+        ``anyway``: a new generation even when the files are the same. ``staged``: a rollout brings it to the hosts.
         """
         for name in files:
             file_name(name)
@@ -133,6 +135,7 @@ class Generations:
                 note=note,
                 previous=head.key if head is not None else "",
                 restored=restored,
+                staged=staged,
                 files=dict(files),
             )
             try:
@@ -142,10 +145,12 @@ class Generations:
             return generation
         raise Conflict("others apply policy at the same time: look at what holds now, and try again")
 
-    async def rollback(self, generation: int, actor: str, now: float, note: str = "") -> Generation:
+    async def rollback(
+        self, generation: int, actor: str, now: float, note: str = "", staged: bool = False
+    ) -> Generation:
         """Make the files of an earlier generation the newest, as a generation of its own: numbers never go back."""
         earlier = await self.get(generation)
-        return await self.apply(earlier.files, actor, now, note, restored=generation)
+        return await self.apply(earlier.files, actor, now, note, restored=generation, staged=staged)
 
     async def renew(self, actor: str, now: float, note: str) -> Generation | None:
         """The same files as a new generation, for what else travels with them: roots, signers, denied identities.

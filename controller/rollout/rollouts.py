@@ -23,6 +23,7 @@ from controller.store import NotLeading, Store, Unavailable
 
 KEY = "state/rollout"
 TICK = 1.0  # seconds between looks at what the hosts report
+ORPHAN = 10.0  # seconds after which a generation whose rollout has not begun is given up
 
 Phase = Literal["running", "done", "stopped"]
 
@@ -112,7 +113,7 @@ class Rollouts:
         self._looking = Deferred.fromCoroutine(self._look())
 
     async def _look(self) -> None:
-        """Never fails. Runs again as long as a rollout is under way."""
+        """Never fails. Looks again soon while a rollout is under way, and now and then while none is."""
         running = True
         try:
             running = await self.step()
@@ -122,12 +123,13 @@ class Rollouts:
             self.log.failure("looking at the rollout")
         finally:
             self._looking = None
-            if running:
-                self._schedule(TICK)
+            self._schedule(TICK if running else ORPHAN)
 
     async def step(self) -> bool:
         """Look once, and do what is to be done. Returns whether a rollout is under way."""
         rollout = await self._current()
+        if await self._orphaned(rollout):
+            return True
         if rollout is not None and rollout.phase == "stopped":
             await self._go_back(rollout, rollout.actor)  # when who stopped it fell before that
         if rollout is None or rollout.phase != "running":
@@ -161,9 +163,7 @@ class Rollouts:
 
     async def start(self, generation: Generation, plan: Plan, actor: str) -> None:
         """Bring ``generation``, the newest, to hosts in waves. Refused while another is under way."""
-        history = await self._generations.history()
-        at = next((index for index, each in enumerate(history) if each.version == generation.version), None)
-        before = history[at + 1].version if at is not None and at + 1 < len(history) else None
+        before = await self._before(generation)
         now = self._now()
         hosts = await self._around.hosts()
         waves = assign(plan.waves, hosts, str(generation.version))
@@ -215,7 +215,10 @@ class Rollouts:
             return None
         rollout = await self._current()
         if rollout is None or rollout.version != newest.version:
-            return Wanted(newest.version)
+            if not newest.staged:
+                return Wanted(newest.version)
+            before = await self._before(newest)  # the rollout is about to begin
+            return Wanted(before) if before is not None else None
         if rollout.phase == "stopped":
             return Wanted(rollout.before) if rollout.before is not None else None
         # One that enrolled meanwhile is in no wave. It has nothing to lose where there is nothing before.
@@ -237,11 +240,37 @@ class Rollouts:
         """What every host has, or goes back to."""
         newest = await self._generations.newest()
         rollout = await self._current()
-        if newest is None or rollout is None or rollout.version != newest.version or rollout.phase == "done":
-            return newest.version if newest is not None else None
-        return rollout.before
+        if newest is None:
+            return None
+        if rollout is None or rollout.version != newest.version:
+            return await self._before(newest) if newest.staged else newest.version
+        return newest.version if rollout.phase == "done" else rollout.before
 
     # The store
+
+    async def _before(self, generation: Generation) -> Version | None:
+        history = await self._generations.history()
+        at = next((index for index, each in enumerate(history) if each.version == generation.version), None)
+        return history[at + 1].version if at is not None and at + 1 < len(history) else None
+
+    async def _orphaned(self, rollout: Rollout | None) -> bool:
+        """Whether the newest generation waits for a rollout that has not begun. After a while it is given up.
+
+        Who applied it fell before saying how it was to be rolled out.
+        """
+        newest = await self._generations.newest()
+        if newest is None or not newest.staged or (rollout is not None and rollout.version == newest.version):
+            return False
+        if self._now() - newest.applied < ORPHAN:
+            return True
+        before = await self._before(newest)
+        if before is None:
+            return False
+        note = f"instead of {newest.version}, whose rollout never began: apply it again"
+        self.log.error("{note}", note=note)
+        await self._generations.rollback(before.generation, "hostproxy-controller", self._now(), note)
+        self._around.tell(await self._around.hosts())
+        return False
 
     async def _current(self) -> Rollout | None:
         return await read(self._store, KEY, Rollout)

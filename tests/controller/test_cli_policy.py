@@ -140,7 +140,7 @@ def test_expectations_that_are_not(policy: Path, capsys: Captured) -> None:
     assert main(["policy", "test", str(policy)]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "tests/payments.toml:1: cart POST payments/make-payment: is to be allowed, and is denied: "
-        "payments.toml:4: no allow rule of service.payments matches",
+        "mesh.toml:2: [defaults] access",
         "1 of 2 expectations are met",
     ]
     assert main(["policy", "test", str(policy), "-o", "json"]) == 1

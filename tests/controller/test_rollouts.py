@@ -55,7 +55,7 @@ class Scene:
         return rollouts
 
     def start(self) -> None:
-        generation = done(self.generations.apply(TWO, "ann", 2.0))
+        generation = done(self.generations.apply(TWO, "ann", self.clock.seconds(), staged=True))
         done(self.rollouts.start(generation, self.plan, "ann"))
 
     def report(self, host: str, **more: Any) -> None:
@@ -244,3 +244,24 @@ def test_the_very_first_policy_comes_in_waves_too() -> None:
     assert done(scene.rollouts.stable()) is None
     done(scene.rollouts.stop("no", "ann"))
     assert all(done(scene.rollouts.wanted(host)) is None for host in HOSTS)
+
+
+def test_nobody_gets_what_is_about_to_be_rolled_out() -> None:
+    scene = Scene()
+    done(scene.generations.apply(TWO, "ann", scene.clock.seconds(), staged=True))
+    assert scene.having(1) == list(HOSTS)
+    assert done(scene.rollouts.stable()) == Version(1, 1)
+
+
+def test_a_rollout_that_never_begins_is_given_up() -> None:
+    scene = Scene()
+    scene.rollouts.follow()
+    done(scene.generations.apply(TWO, "ann", scene.clock.seconds(), staged=True))
+    scene.rollouts = scene.controller()
+    scene.run(9)
+    assert scene.having(1) == list(HOSTS)
+    scene.run(4)
+    assert scene.having(3) == list(HOSTS)
+    newest = done(scene.generations.newest())
+    assert newest is not None
+    assert newest.files == ONE
