@@ -49,7 +49,8 @@ class Waiting:
         """No service has the name that the request came for: find out, or refuse it."""
         tables = self._tables
         service = tables.names.candidate(exchange.head.host) if self.seconds else None
-        if service is None:
+        if service is None or tables.names.service(service.encode()) is not None:
+            # It can't be a name, or its service is known and has no such subset.
             exchange.refuse(_nobody(exchange))
             return
         absent = self._absent.get(service)

@@ -332,3 +332,26 @@ def test_a_drain_ends_the_waiting(scene: Scene) -> None:
         assert b"\r\nConnection: close\r\n" in reply
     assert scene.host.asked == ["payments"]
     scene.loop.until(lambda: done)
+
+
+def test_a_subset_below_a_domain_waits_for_its_service(scene: Scene) -> None:
+    client = scene.ask(b"GET / HTTP/1.1\r\nHost: v2.payments.mesh\r\n\r\n")
+    assert client.nothing()
+    assert scene.host.asked == ["payments"]
+    scene.host.change(
+        services={
+            "payments": service("payments"),
+            "v2.payments": service("payments", place(scene.origin.address, secure=False), subset="v2"),
+        }
+    )
+    scene.serve()
+    assert status(client) == 200
+
+
+def test_a_subset_that_its_service_has_not_is_nobody(scene: Scene) -> None:
+    client = scene.ask(b"GET / HTTP/1.1\r\nHost: v9.payments.mesh\r\n\r\n")
+    assert client.nothing()
+    scene.come()
+    assert status(client) == 404
+    assert status(scene.ask(b"GET / HTTP/1.1\r\nHost: v9.payments.mesh\r\n\r\n")) == 404
+    assert scene.host.asked == ["payments"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
 
-from hostproxy.mesh.spiffe import InvalidName, check_service
+from hostproxy.mesh.spiffe import InvalidName, check_service, check_subset
 
 # Names remembered with their answer. Clients choose the name, so it is bounded; a host calls tens of services.
 REMEMBERED = 1024
@@ -39,13 +39,22 @@ class Names:
         return None
 
     def candidate(self, host: bytes) -> str | None:
-        """The service that ``host`` would name if there were one; ``None`` when it can't be the name of any."""
+        """The service that ``host`` would name, or a subset of, if there were one; ``None`` when it can't name any.
+
+        A subset only below a domain of ours: ``v2.payments`` alone may as well be a host of somebody else.
+        """
+        whole = host.decode("latin-1")
         for candidate in self._candidates(host):
+            subset, dot, service = candidate.rpartition(".")
             try:
-                check_service(candidate)
+                check_service(service)
+                if dot and candidate != whole:
+                    check_subset(subset)
+                elif dot:
+                    continue
             except InvalidName:
                 continue
-            return candidate
+            return service
         return None
 
     def _candidates(self, host: bytes) -> Iterator[str]:

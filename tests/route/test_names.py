@@ -52,7 +52,7 @@ def test_names_of_subsets(host: bytes, key: str | None) -> None:
         (b"payments.mesh", "payments"),
         (b"payments.svc.local", "payments"),
         (b"v2.payments", None),
-        (b"v2.payments.mesh", None),
+        (b"v2.payments.mesh", "payments"),
         (b"payments.other", None),
         (b"127.0.0.1", None),
         (b"[::1]", None),
