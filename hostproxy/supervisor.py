@@ -38,8 +38,9 @@ from hostproxy.control.handle import Target
 from hostproxy.control.kept import Kept
 from hostproxy.control.listeners import CannotListen, Sockets
 from hostproxy.control.runtime import RuntimeDirectory, Unusable
+from hostproxy.control.showing import Showing
 from hostproxy.control.sources import Sources, catalog_name
-from hostproxy.control.state import IdentityState, ReloadState, SupervisorState
+from hostproxy.control.state import ReloadState, SupervisorState
 from hostproxy.control.takeover import TakeOver
 from hostproxy.health import LocalHealth
 from hostproxy.mesh.document import Invalid
@@ -107,13 +108,13 @@ class Supervisor:
         self._keeper = kept_copy.Keeper(reactor, config.host.state_directory)
         self._sockets = Sockets()
         self._crew = Crew(reactor, self._command, config.host.runtime_directory, self, now)
+        self._showing = Showing(self.state, self._crew, self._keeper, self._health)
         self._admin: AdminPort | None = None
         self._compiled: tuple[Inputs, Snapshot] | None = None
         self._compile_due = False
         self._running = False  # between begin and stop
         self._announced = False
         self._finished = False
-        self._status_line = ""
         self._refresher: DelayedCall | None = None
 
     # Starting
@@ -390,37 +391,9 @@ class Supervisor:
         self._refresher = self._reactor.callLater(REFRESH_SOON, self._look_around)
 
     def _refresh(self) -> None:
-        state = self.state
-        state.workers = self._crew.states
-        self._sources.show(state)
-        state.health, state.health_counts = self._health.results.value, self._health.counts
-        problem = self._keeper.problem
-        state.degraded = (problem,) if problem else ()
-        if self._compiled is not None:
-            inputs, snapshot = self._compiled
-            state.policy = inputs.policy
-            state.catalog, state.bands = inputs.catalog, inputs.bands
-            state.snapshot = snapshot
-            state.listeners = snapshot.listeners
-            state.identities = tuple(
-                IdentityState(
-                    name=name,
-                    uri=identity.uri,
-                    not_before=inputs.identities.validity[name].not_before,
-                    not_after=inputs.identities.validity[name].not_after,
-                )
-                for name, identity in inputs.identities.by_name.items()
-            )
-            self._tell_manager(snapshot)
+        self._showing.show(self._sources, self._compiled)
         if self._sources.consul is not None:
-            self._sources.consul.registration.serving(state.ready)
-
-    def _tell_manager(self, snapshot: Snapshot) -> None:
-        serving = sum(1 for worker in self.state.workers if worker.phase == "serving")
-        line = f"{serving} workers serve {len(snapshot.services)} services, snapshot {snapshot.version}"
-        if line != self._status_line and not self.state.stopping:
-            self._status_line = line
-            notify.notify(f"STATUS={line}")
+            self._sources.consul.registration.serving(self.state.ready)
 
     # What the crew reports: see hostproxy.control.crew.Owner
 
@@ -434,7 +407,7 @@ class Supervisor:
         self._refresh()
         if not self._announced:
             self._announced = True
-            self.log.info("ready: {line}", line=self._status_line)
+            self.log.info("ready: {line}", line=self._showing.line)
             notify.notify("READY=1")
 
     def worker_counted(self, worker: int, export: bytes) -> None:
