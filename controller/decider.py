@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from controller.api.interfaces import Rollouts
@@ -41,6 +41,7 @@ class Decider:
         self._port = port
         self._now = now
         self._reports: tuple[float, dict[str, Report]] | None = None
+        self._reading = DeferredLock()
 
     async def hosts(self) -> Collection[str]:
         """All that are to have policy: enrolled and not denied."""
@@ -56,8 +57,10 @@ class Decider:
         wanted = await self._rollouts.wanted(host)
         if wanted is None:
             return None
-        address = f"[{seen.address}]:{self._port}" if ":" in seen.address else f"{seen.address}:{self._port}"
         report = seen.report
+        address = report.listen
+        if not address:
+            address = f"[{seen.address}]:{self._port}" if ":" in seen.address else f"{seen.address}:{self._port}"
         has = Version(report.epoch, report.generation)
         if has < wanted.version:
             if report.refused == (wanted.version.epoch, wanted.version.generation):
@@ -84,7 +87,12 @@ class Decider:
             self._reports[1][host] = found
 
     async def _latest(self) -> dict[str, Report]:
-        now = self._now()
-        if self._reports is None or not 0.0 <= now - self._reports[0] < REPORTS_KEPT:
-            self._reports = now, await self._registry.reports.all()
-        return self._reports[1]
+        # One at a time: all who are told at once would read all reports otherwise.
+        await self._reading.acquire()
+        try:
+            now = self._now()
+            if self._reports is None or not 0.0 <= now - self._reports[0] < REPORTS_KEPT:
+                self._reports = now, await self._registry.reports.all()
+            return self._reports[1]
+        finally:
+            self._reading.release()

@@ -56,7 +56,8 @@ async def apply(parts: Parts, call: Call) -> Answer:
         call.detail = "dry run"
         changed = newest is None or newest.digest != digest_of(files)
         return answer({"dry_run": True, "changed": changed, "generation": number, "warnings": warnings})
-    generation = await parts.generations.apply(files, call.caller.actor, parts.now(), request.note, staged=True)
+    staged = plan is not None
+    generation = await parts.generations.apply(files, call.caller.actor, parts.now(), request.note, staged=staged)
     return await _applied(parts, call, generation, plan, warnings)
 
 
@@ -77,7 +78,8 @@ async def rollback(parts: Parts, call: Call) -> Answer:
         call.detail = "dry run"
         changed = newest is None or newest.digest != earlier.digest
         return answer({"dry_run": True, "changed": changed, "generation": number, "warnings": warnings})
-    generation = await parts.generations.rollback(number, call.caller.actor, parts.now(), request.note, staged=True)
+    staged = plan is not None
+    generation = await parts.generations.rollback(number, call.caller.actor, parts.now(), request.note, staged=staged)
     return await _applied(parts, call, generation, plan, warnings)
 
 

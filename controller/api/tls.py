@@ -17,6 +17,7 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
 from controller.authority.authority import Authority, fingerprint
+from controller.authority.minting import BACK_DATED
 from controller.push.tls import Credential
 from hostproxy.mesh.spiffe import SpiffeId
 
@@ -61,7 +62,7 @@ class Leaf:
     @property
     def issuing_began(self) -> datetime:
         """When the authority that issued it came into use."""
-        return self.credential.certificates[1].not_valid_before_utc
+        return self.credential.certificates[1].not_valid_before_utc + BACK_DATED
 
     def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:  # Twisted's name
         """See IOpenSSLServerConnectionCreator."""

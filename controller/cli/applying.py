@@ -88,9 +88,10 @@ def carry_out(arguments: argparse.Namespace, path: str, body: Document) -> int:
         terminal.write([f"generation {answer['generation']} {how}"])
     if "dry_run" in answer or not arguments.wait:
         return YES
-    if answer["rollout"]:
-        return rollout.watch(asked, PERIOD)
-    return _wait(asked, (answer["epoch"], answer["generation"]), PATIENCE)
+    with asked.held():
+        if answer["rollout"]:
+            return rollout.watch(asked, PERIOD)
+        return _wait(asked, (answer["epoch"], answer["generation"]), PATIENCE)
 
 
 def _wait(asked: Client, version: tuple[int, int], patience: float) -> int:

@@ -6,12 +6,13 @@ Nothing here imports Twisted: a command is done before a reactor would be there.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.client
 import os
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlencode
 
@@ -52,7 +53,7 @@ class Refused(Exception):
 
 
 class Client:
-    """Asks one controller. Each call has a connection of its own."""
+    """Asks one controller. Each call has a connection of its own, but within :meth:`held`."""
 
     def __init__(
         self, address: str, connect: Callable[[], http.client.HTTPConnection], timeout: float, token: str = ""
@@ -62,6 +63,17 @@ class Client:
         self._connect = connect
         self._timeout = timeout
         self._token = token
+        self._held: http.client.HTTPConnection | None = None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """For who asks again and again: one connection, and one line about it in the audit log."""
+        self._held = self._connect()
+        try:
+            yield
+        finally:
+            self._held.close()
+            self._held = None
 
     def get(self, path: str, **query: object) -> Document:
         """Read something. Raises :class:`Unreachable`, :class:`Refused`."""
@@ -93,11 +105,13 @@ class Client:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         if content:
             headers["Content-Type"] = "application/json"
-        connection = self._connect()
+        connection = self._held or self._connect()
+        keep = False
         try:
             connection.request(method, target, content if method != "GET" else None, headers)
             response = connection.getresponse()
             answer = response.read(ANSWER_SIZE + 1)
+            keep = connection is self._held
         except TimeoutError:
             doubt = "" if method == "GET" else "; whether it was done is not known, so look before you repeat it"
             raise self._unreachable(f"no answer within {self._timeout:g} s; --timeout waits longer{doubt}") from None
@@ -112,7 +126,8 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             raise self._unreachable(f"no valid answer ({error!r}): is this a hostproxy-controller?") from None
         finally:
-            connection.close()
+            if not keep:
+                connection.close()
         if len(answer) > ANSWER_SIZE:
             raise self._unreachable(f"its answer has more than {ANSWER_SIZE} bytes")
         return response.status, answer

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from controller.cli import client, terminal
+from controller.cli.client import Misused
 from controller.cli.command import NO, YES, Actions, perform
 from controller.cli.terminal import moment, pairs, say, shown, table
 from hostproxy.mesh import storage
@@ -67,6 +68,8 @@ def _revoke(arguments: argparse.Namespace) -> int:
 
 def _certificate(arguments: argparse.Namespace) -> int:
     """The key is made here and never sent."""
+    if not os.access(arguments.directory, os.W_OK | os.X_OK):
+        raise Misused(f"{arguments.directory} is no directory that can be written to")
     key = ec.generate_private_key(ec.SECP256R1())
     request = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([])).sign(key, hashes.SHA256())
     csr = request.public_bytes(Encoding.PEM).decode()

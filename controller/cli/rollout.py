@@ -29,7 +29,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _status(arguments: argparse.Namespace) -> int:
     asked = client.connect(arguments)
     if arguments.watch:
-        watch(asked, PERIOD)
+        with asked.held():
+            watch(asked, PERIOD)
     return _shown(arguments, asked.get("/v1/rollout"))
 
 

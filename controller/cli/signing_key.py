@@ -43,7 +43,8 @@ def _rotate(arguments: argparse.Namespace) -> int:
     if answer["next_signer"] is None:
         answer = asked.post("/v1/signing/next")
         say(f"{shown(answer['next_signer'])} is announced")
-    behind = _wait(asked, answer, arguments.patience)
+    with asked.held():
+        behind = _wait(asked, answer, arguments.patience)
     if behind and not arguments.force:
         more = f" and {len(behind) - NAMED} more" if len(behind) > NAMED else ""
         say(f"{len(behind)} hosts do not know it yet: {shown(', '.join(behind[:NAMED]))}{more}")

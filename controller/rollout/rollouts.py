@@ -88,7 +88,7 @@ class Rollouts:
         self._around = surroundings
         self._now = now
         self._timer: Any = None
-        self._looking: Deferred[None] | None = None
+        self._looking = False
         self._leading = False
 
     # While leading
@@ -106,11 +106,21 @@ class Rollouts:
         self._timer = None
 
     def _schedule(self, delay: float) -> None:
-        if self._leading and self._looking is None and (self._timer is None or not self._timer.active()):
-            self._timer = self._reactor.callLater(delay, self._begin_look)
+        """Look within ``delay`` seconds."""
+        if not self._leading:
+            return
+        if self._timer is not None and self._timer.active():
+            if self._timer.getTime() <= self._reactor.seconds() + delay:
+                return
+            self._timer.cancel()
+        self._timer = self._reactor.callLater(delay, self._begin_look)
 
     def _begin_look(self) -> None:
-        self._looking = Deferred.fromCoroutine(self._look())
+        if self._looking:
+            self._schedule(TICK)
+            return
+        self._looking = True
+        Deferred.fromCoroutine(self._look())
 
     async def _look(self) -> None:
         """Never fails. Looks again soon while a rollout is under way, and now and then while none is."""
@@ -122,7 +132,7 @@ class Rollouts:
         except Exception:
             self.log.failure("looking at the rollout")
         finally:
-            self._looking = None
+            self._looking = False
             self._schedule(TICK if running else ORPHAN)
 
     async def step(self) -> bool:

@@ -9,13 +9,14 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 from hostproxy.demo.consul import NoConsul, find
 from hostproxy.demo.load import Load, Tally
 from hostproxy.demo.processes import SiteError
-from hostproxy.demo.screen import Consul, document, identities, table
+from hostproxy.demo.screen import Consul, Control, document, identities, table
 from hostproxy.demo.site import LOOK, Site, Unavailable
-from hostproxy.demo.story import Story
+from hostproxy.demo.story import ConsulStory, Event, PolicyStory, Story
 
 ONCE = 1000  # calls of --once
 REFRESH = 1.0  # seconds between two tables
@@ -26,7 +27,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--once",
         action="store_true",
-        help=f"make {ONCE} calls (with Consul, as many as come while things happen), print the table and leave",
+        help=f"make {ONCE} calls, go on calling while things happen, print the table and leave",
     )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object; implies --once")
     parser.add_argument(
@@ -39,7 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Start the site, call, show. 0: every call succeeded over mutual TLS; 1: not so; 2: there is no Consul."""
+    """Start the site, call, show. 0: all went as it should, every call over mutual TLS; 1: not so; 2: no Consul."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)  # so that the site is taken down on either
     try:
@@ -69,26 +70,27 @@ class Demo:
     def __init__(self, site: Site) -> None:
         self._site = site
         self._tally = Tally()
-        self._story: Story | None = None
+        self._during = self._tally  # of the calls while things happen
+        self._stories: tuple[Story, ...] = ()
         self._screen = sys.stdout.isatty()
         self._drawn = time.monotonic()
         self._seen = 0
 
     def once(self, as_json: bool) -> int:
         """Until it is done."""
-        with_consul = self._site.consul is not None
-        load = Load(self._site.upstream, self._tally, None if with_consul else ONCE)
+        load = Load(self._site.upstream, self._tally, ONCE)
         began = time.monotonic()
         load.start()
-        if with_consul:
-            self._story = Story(self._site, self._tally, lambda: time.sleep(LOOK))
-            self._story.play()
-            load.stop()
-        else:
-            load.wait()
+        load.wait()
         rate = self._tally.requests / (time.monotonic() - began)
-        consul = self._consul()
-        print(json.dumps(document(self._tally, consul)) if as_json else table(self._tally, rate, consul))
+        self._during = Tally()
+        load = Load(self._site.upstream, self._during)
+        load.start()
+        self._play(lambda: time.sleep(LOOK))
+        load.stop()
+        control, consul = self._control(), self._consul()
+        shown = document(self._tally, control, consul)
+        print(json.dumps(shown) if as_json else table(self._tally, rate, control, consul))
         return self._status()
 
     def live(self) -> int:
@@ -96,9 +98,7 @@ class Demo:
         load = Load(self._site.upstream, self._tally)
         load.start()
         try:
-            if self._site.consul is not None:
-                self._story = Story(self._site, self._tally, self._idle)
-                self._story.play()
+            self._play(self._idle)
             while True:
                 self._idle()
         except KeyboardInterrupt:
@@ -107,8 +107,16 @@ class Demo:
                 print()
             return self._status()
 
+    def _play(self, idle: Callable[[], None]) -> None:
+        """Let happen what there is to show. Raises SiteError when it goes wrong."""
+        kinds = (PolicyStory, ConsulStory) if self._site.consul is not None else (PolicyStory,)
+        self._stories = tuple(kind(self._site, self._during, idle) for kind in kinds)
+        for story in self._stories:
+            story.play()
+
     def _status(self) -> int:
-        return 0 if not self._tally.failed_count and identities(self._tally).mutual else 1
+        tallies = (self._tally, self._during)
+        return 0 if all(not each.failed_count and identities(each).mutual for each in tallies) else 1
 
     def _idle(self) -> None:
         """Pass some time, and draw when it is time for that."""
@@ -117,7 +125,7 @@ class Demo:
         if passed < REFRESH:
             return
         count = self._tally.requests
-        text = table(self._tally, (count - self._seen) / passed, self._consul())
+        text = table(self._tally, (count - self._seen) / passed, self._control(), self._consul())
         self._seen = count
         self._drawn += passed
         # Home, each line cleared to its end, then the rest of the screen: no flicker.
@@ -126,12 +134,17 @@ class Demo:
         else:
             print(text + "\n", flush=True)
 
+    def _control(self) -> Control:
+        return Control(self._site.controller.url, self._events(PolicyStory))
+
     def _consul(self) -> Consul | None:
         if self._site.consul is None:
             return None
         agents = {host: agent.url for host, agent in self._site.agents.items()}
-        events = self._story.events if self._story is not None else ()
-        return Consul(self._site.consul.title, agents, self._instances(), events)
+        return Consul(self._site.consul.title, agents, self._instances(), self._events(ConsulStory))
+
+    def _events(self, kind: type[Story]) -> Sequence[Event]:
+        return [event for story in self._stories if isinstance(story, kind) for event in story.events]
 
     def _instances(self) -> dict[str, str]:
         """What shop's hostproxy has learned of each instance from Consul, as ``hostproxy endpoints`` says it."""

@@ -74,7 +74,7 @@ def _rules(document: Document, paint: Paint) -> Iterable[str]:
     title = "rules"
     for rule in rules:
         if rule["decides"]:
-            what = paint(f"{rule['kind']}s it", GREEN if rule["kind"] == "allow" else RED)
+            what = paint("allows it" if rule["kind"] == "allow" else "denies it", GREEN if rule["kind"] == "allow" else RED)
         elif not rule["matches"]:
             what = f"passed over: {shown(rule['why'])}"
         elif rule["audit"]:

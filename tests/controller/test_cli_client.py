@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from controller.__main__ import COMMANDS, main
+from controller.cli.client import Client, _UnixConnection
 from tests.controller.operator_api import FakeApi, host, serving
 
 Captured = pytest.CaptureFixture[str]
@@ -157,3 +158,18 @@ def test_a_server_that_speaks_no_tls(made: Path, tmp_path: Path, capsys: Capture
         arguments = ["--controller", address, "--ca", ca, "--token-file", str(token), "--timeout", "0.3"]
         assert main(["hosts", *arguments]) == 3
     assert "no answer within" in capsys.readouterr().err
+
+
+def test_nothing_is_asked_for_a_certificate_that_has_no_place(tmp_path: Path, capsys: Captured) -> None:
+    place = str(tmp_path / "none")
+    assert main(["operator", "certificate", place, "--controller", f"unix:{tmp_path}/no"]) == 2
+    assert f"{place} is no directory" in capsys.readouterr().err
+
+
+def test_one_connection_for_many_questions(api: FakeApi) -> None:
+    """Between them it may be closed by the controller, which this one does after each answer."""
+    api.answers["GET /v1/hosts"] = 200, HOSTS
+    asked = Client("unix", lambda: _UnixConnection(api.address.removeprefix("unix:"), 5.0), 5.0)
+    with asked.held():
+        assert [asked.get("/v1/hosts") for _ in range(3)] == [HOSTS] * 3
+    assert asked.get("/v1/hosts") == HOSTS

@@ -102,6 +102,14 @@ def test_it_goes_on_wave_by_wave_and_ends_with_all() -> None:
     assert done(scene.rollouts.stable()) == Version(1, 2)
 
 
+def test_nobody_waits_for_the_next_look_of_an_idle_controller() -> None:
+    scene = Scene(Plan(hold=1.0, patience=30.0))
+    scene.run(2)  # it has looked, and has seen that nothing is under way
+    scene.start()
+    scene.run(4)
+    assert scene.now.phase == "done"
+
+
 def test_a_host_is_told_the_same_however_often_it_asks() -> None:
     scene = Scene()
     scene.start()
