@@ -69,7 +69,8 @@ class Decider:
             return Order(address, bundle, None)
         if not report.confirmed and await self._rollouts.stays(host, report):
             return Order(address, None, Confirm(epoch=has.epoch, generation=has.generation, digest=report.digest))
-        return None
+        # While its wave is judged, the report that it makes every minute is too old.
+        return Order(address, None, None) if await self._rollouts.judged(host, seen.at) else None
 
     def reported(self, host: str, report: HostReport) -> None:
         """It answered a bundle."""

@@ -117,14 +117,12 @@ async def forget_host(parts: Parts, call: Call) -> Answer:
 
 async def list_services(parts: Parts, call: Call) -> Answer:
     """GET /v1/services: the hosts of each."""
-    denied = {denial.identity for denial in await parts.registry.denied.all()}
+    denied = {SpiffeId.parse(denial.identity) for denial in await parts.registry.denied.all()}
+    refused = {identity.name for identity in denied if identity.kind == "service"}
+    assigned = await parts.registry.services.all()
     rows = [
-        {
-            "name": name,
-            "hosts": sorted(hosts),
-            "denied": str(SpiffeId.service(parts.trust_domain, name)) in denied,
-        }
-        for name, hosts in (await parts.registry.services.all()).items()
+        {"name": name, "hosts": sorted(assigned.get(name, ())), "denied": name in refused}
+        for name in sorted({*assigned, *refused})
     ]
     return answer({"services": rows})
 

@@ -40,6 +40,9 @@ class Rollouts(Protocol):
     async def stays(self, host: str, report: HostReport) -> bool:
         """Whether the bundle that ``host`` reports as in force is to stay there (or already does)."""
 
+    async def judged(self, host: str, reported: float) -> bool:
+        """Whether the wave of ``host`` is being judged, and what it ``reported`` then (Unix seconds) is too old."""
+
     async def busy(self) -> str:
         """Why no other generation can be applied now; "" when one can."""
 

@@ -19,6 +19,9 @@ from hostproxy.mesh.messages import Confirm, HostReport
 
 FIRST_PAUSE = 1.0  # seconds, doubling
 LAST_PAUSE = 60.0
+# Of those who are told at a time, the share who could not be told the last time. Each of them may take the whole
+# timeout again, and with enough of them nobody else would have a turn.
+DOUBTFUL = 0.25
 
 
 class Order(NamedTuple):
@@ -26,7 +29,7 @@ class Order(NamedTuple):
 
     address: str  # where it takes bundles
     bundle: bytes | None  # a new one
-    confirm: Confirm | None  # or that it may stay with what it has
+    confirm: Confirm | None  # or that it may stay with what it has; neither: it is asked how it stands
 
 
 class Decider(Protocol):
@@ -48,6 +51,9 @@ class Sender(Protocol):
     def confirm(self, host: str, address: str, confirm: Confirm) -> Awaitable[None]:
         """Raises :class:`PushFailed`."""
 
+    def ask(self, host: str, address: str) -> Awaitable[HostReport]:
+        """Raises :class:`PushFailed`."""
+
 
 class Distribution:
     """Works while this controller leads."""
@@ -65,6 +71,9 @@ class Distribution:
         self._parallel = parallel
         self._random = random
         self._waiting: OrderedDict[str, None] = OrderedDict()
+        self._doubtful: OrderedDict[str, None] = OrderedDict()  # wait too, and could not be told the last time
+        self._trying: set[str] = set()  # of the busy, those that were doubtful
+        self._most_trying = max(1, int(parallel * DOUBTFUL))
         self._again: set[str] = set()  # being told, and there is news since
         self._busy: set[str] = set()
         self._pauses: dict[str, tuple[float, Any]] = {}  # the last pause, and its timer
@@ -79,6 +88,7 @@ class Distribution:
         """Tell nobody any more; what is under way ends by itself."""
         self._running = False
         self._waiting.clear()
+        self._doubtful.clear()
         for _, timer in self._pauses.values():
             if timer is not None and timer.active():
                 timer.cancel()
@@ -93,26 +103,36 @@ class Distribution:
             if host in self._busy:
                 self._again.add(host)
             else:
-                self._waiting[host] = None
+                self._wait(host)
         self._turn()
 
     def keep(self, hosts: Mapping[str, object]) -> None:
         """Forget about all others."""
-        for host in [each for each in (*self._pauses, *self._waiting, *self.failures) if each not in hosts]:
+        for host in [each for each in (*self._pauses, *self._waiting, *self._doubtful, *self.failures) if each not in hosts]:
             _, timer = self._pauses.pop(host, (0.0, None))
             if timer is not None and timer.active():
                 timer.cancel()
             self._waiting.pop(host, None)
+            self._doubtful.pop(host, None)
             self.failures.pop(host, None)
 
     @property
     def pending(self) -> int:
         """Hosts that wait, or are being told."""
-        return len(self._waiting) + len(self._busy)
+        return len(self._waiting) + len(self._doubtful) + len(self._busy)
+
+    def _wait(self, host: str) -> None:
+        (self._doubtful if host in self.failures else self._waiting)[host] = None
 
     def _turn(self) -> None:
-        while self._running and self._waiting and len(self._busy) < self._parallel:
-            host, _ = self._waiting.popitem(last=False)
+        while self._running and len(self._busy) < self._parallel:
+            if self._waiting:
+                host, _ = self._waiting.popitem(last=False)
+            elif self._doubtful and len(self._trying) < self._most_trying:
+                host, _ = self._doubtful.popitem(last=False)
+                self._trying.add(host)
+            else:
+                return
             self._busy.add(host)
             Deferred.fromCoroutine(self._tell(host))
 
@@ -130,6 +150,10 @@ class Distribution:
             elif order.confirm is not None:
                 await self._sender.confirm(host, order.address, order.confirm)
                 self._well(host)
+            else:
+                report = await self._sender.ask(host, order.address)
+                self._well(host)
+                self._decider.reported(host, report)
         except PushFailed as error:
             self._failed(host, str(error))
         except Exception as error:
@@ -137,9 +161,10 @@ class Distribution:
             self._failed(host, f"{type(error).__name__}: {error}")
         finally:
             self._busy.discard(host)
+            self._trying.discard(host)
             if host in self._again:
                 self._again.discard(host)
-                self._waiting[host] = None
+                self._wait(host)
             # Not from here: a thousand hosts without news would be a thousand calls deep.
             self._reactor.callLater(0, self._turn)
 
@@ -161,5 +186,5 @@ class Distribution:
         self._pauses[host] = (pause, self._reactor.callLater(delay, self._wait_over, host))
 
     def _wait_over(self, host: str) -> None:
-        self._waiting[host] = None
+        self._wait(host)
         self._turn()

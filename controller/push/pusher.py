@@ -45,11 +45,11 @@ class Pusher:
 
     async def push(self, host: str, address: str, bundle: bytes) -> HostReport:
         """Give ``host`` its bundle; how it stands now. Raises :class:`PushFailed`."""
-        body = await self._ask(host, address, b"PUT", "/v1/bundle", bundle, "application/octet-stream")
-        try:
-            return decode(body, HostReport)
-        except Malformed as error:
-            raise PushFailed(f"the answer is not a report: {error}") from None
+        return _report(await self._ask(host, address, b"PUT", "/v1/bundle", bundle, "application/octet-stream"))
+
+    async def ask(self, host: str, address: str) -> HostReport:
+        """How ``host`` stands now. Raises :class:`PushFailed`."""
+        return _report(await self._ask(host, address, b"GET", "/v1/report", b"", ""))
 
     async def confirm(self, host: str, address: str, confirm: Confirm) -> None:
         """Let ``host`` stay with what it has. Raises :class:`PushFailed`."""
@@ -67,7 +67,7 @@ class Pusher:
         asking: Deferred[tuple[int, bytes]] = Deferred.fromCoroutine(
             _asked(
                 agent.usingEndpointFactory(self._reactor, endpoint, pool(self._reactor, persistent=False)),
-                (method, f"https://{address}{path}".encode(), Headers({"content-type": [kind]}), Body(body)),
+                (method, f"https://{address}{path}".encode(), Headers({"content-type": [kind]} if kind else {}), Body(body) if body else None),
             )
         )
         asking.addTimeout(self._timeout, self._reactor)
@@ -80,7 +80,14 @@ class Pusher:
         return content
 
 
-async def _asked(agent: Any, request: tuple[bytes, bytes, Headers, Body]) -> tuple[int, bytes]:
+def _report(body: bytes) -> HostReport:
+    try:
+        return decode(body, HostReport)
+    except Malformed as error:
+        raise PushFailed(f"the answer is not a report: {error}") from None
+
+
+async def _asked(agent: Any, request: tuple[bytes, bytes, Headers, Body | None]) -> tuple[int, bytes]:
     response = await agent.request(*request)
     return response.code, await bodies.read(response, BODY_SIZE)
 

@@ -23,6 +23,7 @@ from controller.store import NotLeading, Store, Unavailable
 
 KEY = "state/rollout"
 TICK = 1.0  # seconds between looks at what the hosts report
+FRESH = 3.0  # seconds for which a report of a host serves while its wave is judged
 ORPHAN = 10.0  # seconds after which a generation whose rollout has not begun is given up
 
 Phase = Literal["running", "done", "stopped"]
@@ -158,6 +159,7 @@ class Rollouts:
             return False
         if act == "wait":
             await self._write(rollout, reason=reason)
+            self._around.tell(host for host in wave if host in seen and now - seen[host].at >= FRESH)
             return True
         if rollout.wave + 1 < len(rollout.waves):
             after = await self._write(rollout, wave=rollout.wave + 1, wave_began=now, reason="the wave was told")
@@ -245,6 +247,13 @@ class Rollouts:
         # Also one that enrolled meanwhile: it is in no wave that could fail.
         in_a_wave = any(host in wave for wave in rollout.waves)
         return rollout.phase != "stopped" and (rollout.passed(host) or not in_a_wave)
+
+    async def judged(self, host: str, reported: float) -> bool:
+        """Whether the wave of ``host`` is being judged, and what it ``reported`` then is too old for that."""
+        rollout = await self._current()
+        if rollout is None or rollout.phase != "running" or host not in rollout.waves[rollout.wave]:
+            return False
+        return self._now() - reported >= FRESH
 
     async def stable(self) -> Version | None:
         """What every host has, or goes back to."""

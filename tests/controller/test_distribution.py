@@ -25,6 +25,7 @@ class Scene:
         self.wants = dict.fromkeys(hosts, Order("10.0.0.1:15009", b"bundle", None))
         self.pushed: list[str] = []
         self.confirmed: list[str] = []
+        self.asked: list[str] = []
         self.answers: list[tuple[str, Deferred[Any]]] = []
         self.hold = False
         self.broken: set[str] = set()
@@ -50,6 +51,10 @@ class Scene:
     async def confirm(self, host: str, address: str, confirm: Confirm) -> None:
         self.confirmed.append(host)
         self.wants.pop(host, None)
+
+    async def ask(self, host: str, address: str) -> HostReport:
+        self.asked.append(host)
+        return DONE
 
     def tell(self, *hosts: str) -> None:
         self.distribution.tell(hosts or list(self.wants))
@@ -160,3 +165,10 @@ def test_hosts_that_are_gone_are_forgotten() -> None:
     assert set(scene.distribution.failures) == {"b"}
     scene.turns(1.0)
     assert scene.pushed == ["a", "b", "b"]
+
+
+def test_who_is_only_asked_reports() -> None:
+    scene = Scene("h")
+    scene.wants["h"] = Order("10.0.0.1:15009", None, None)
+    scene.tell()
+    assert (scene.asked, scene.pushed, scene.wants) == (["h"], [], {})

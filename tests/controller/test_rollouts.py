@@ -273,3 +273,17 @@ def test_a_rollout_that_never_begins_is_given_up() -> None:
     newest = done(scene.generations.newest())
     assert newest is not None
     assert newest.files == ONE
+
+
+def test_hosts_of_a_wave_are_asked_before_it_is_judged() -> None:
+    scene = Scene()
+    scene.start()
+    first = scene.having(2)[0]
+    scene.report(first)
+    scene.told.clear()
+    scene.silent = {first}
+    assert not done(scene.rollouts.judged(first, scene.clock.seconds()))
+    scene.run(5)
+    assert set(scene.told) == {first}
+    assert done(scene.rollouts.judged(first, scene.reports[first].at))
+    assert not done(scene.rollouts.judged("another", 0.0))
