@@ -17,7 +17,7 @@ from hostproxy.mesh.units import Wrong
 # to be given twice.
 _META_KEY = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _META_OF_CONSUL = "consul-"
-RESERVED_META = frozenset({"mesh_port", "version", "zone", "protocol", "socket"})
+RESERVED_META = frozenset({"mesh_port", "version", "zone", "protocol", "socket", "registered_by"})
 _PATH = re.compile(r"/[!-~]{0,1023}")
 RUN_BY = ("hostproxy", "consul")
 _UNIT = re.compile(r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]*)?\.(service|scope)")

@@ -337,6 +337,8 @@ class Supervisor:
         if self.state.stopping:
             self.log.warn("stopping at once: what is under way is cut")
             self.status = 1
+            self._running = False
+            self._crew.drain(0.0)  # while Consul is left the crew still replaces who dies
             self._crew.kill()
             self._reactor.callLater(HARD_STOP, self._finish, False)
             return

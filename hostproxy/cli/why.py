@@ -74,7 +74,8 @@ def _rules(document: Document, paint: Paint) -> Iterable[str]:
     title = "rules"
     for rule in rules:
         if rule["decides"]:
-            what = paint("allows it" if rule["kind"] == "allow" else "denies it", GREEN if rule["kind"] == "allow" else RED)
+            allows = rule["kind"] == "allow"
+            what = paint("allows it", GREEN) if allows else paint("denies it", RED)
         elif not rule["matches"]:
             what = f"passed over: {shown(rule['why'])}"
         elif rule["audit"]:

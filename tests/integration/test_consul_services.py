@@ -93,7 +93,13 @@ def test_what_a_host_registers_is_there_for_everybody(town: Town) -> None:
     assert (two["ServiceID"], two["ServiceAddress"]) == (f"hostproxy-payments-{port}", town.agents[1].ip)
     assert (two["ServicePort"], two["ServiceTags"], two["ServiceWeights"]["Passing"]) == (port, ["blue"], 10)
     mesh_port = town.hosts[1].mesh.rpartition(":")[2]
-    assert two["ServiceMeta"] == {"mesh_port": mesh_port, "version": "2", "region": "eu", "protocol": "http"}
+    assert two["ServiceMeta"] == {
+        "registered_by": town.hosts[1].name,
+        "mesh_port": mesh_port,
+        "version": "2",
+        "region": "eu",
+        "protocol": "http",
+    }
     assert one["ServiceMeta"]["version"] == "1"
     own = {each["Node"]["Node"] for each in town.server.get("/v1/health/service/hostproxy?passing")}
     assert own == {"db-1", "db-2"}, "and hostproxy itself, where it registers"

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from hostproxy.config_services import LocalService
 
 OWN = "hostproxy"  # the name, and the ID, of hostproxy itself as a service
-MESH_PORT = "mesh_port"  # in the metadata of everything that hostproxy registered
+MESH_PORT = "mesh_port"  # in the metadata of everything that is on a host with a hostproxy
+OWNER = "registered_by"  # in the metadata of everything that hostproxy registered: the name of its host
 TTL = 30.0  # seconds after which hostproxy counts as dead when it does not say that it lives
 SHORTEST_TTL = 10.0  # seconds; two beats may be lost without harm
 SHORTEST_INTERVAL = 1.0  # seconds; the agent runs no check more often
@@ -88,7 +89,7 @@ def definitions(
         service=OWN,
         address=host.address,
         port=mesh_port,
-        meta=_meta({MESH_PORT: str(mesh_port), "version": software, "zone": host.zone}),
+        meta=_meta({OWNER: host.name, MESH_PORT: str(mesh_port), "version": software, "zone": host.zone}),
         check=own_check,
     )
     found = {own.id: own}
@@ -109,6 +110,7 @@ def definitions(
                 meta=_meta(
                     {
                         **service.meta,
+                        OWNER: host.name,
                         MESH_PORT: str(mesh_port),
                         "version": service.version,
                         "zone": host.zone,

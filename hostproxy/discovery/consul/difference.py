@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from hostproxy.discovery.consul.definition import MESH_PORT, OWN, Definition, check_ids
+from hostproxy.discovery.consul.definition import OWN, OWNER, Definition, check_ids
 
 if TYPE_CHECKING:
     from hostproxy.config import Host
@@ -79,25 +79,29 @@ def read(services: object, checks: object) -> Actual:
     return Actual(ours, theirs)
 
 
-def plan(
-    desired: Mapping[str, Definition], actual: Actual, host: Host, mesh_port: int, reason: str, again: bool
-) -> Plan:
+def plan(desired: Mapping[str, Definition], actual: Actual, host: Host, reason: str, again: bool) -> Plan:
     """Return the difference. ``reason`` is the one we give for maintenance; with ``again``, all is registered again."""
     return Plan(
         tuple(each for each in desired.values() if again or _differs(each, actual)),
         tuple(ident for ident in desired if actual.maintained(ident, reason)),
         tuple(ident for ident, check in actual.checks.items() if _is_left_over(ident, check, desired)),
-        tuple(ident for ident in ours(actual, host, mesh_port) if ident not in desired),
+        tuple(ident for ident in ours(actual, host) if ident not in desired),
     )
 
 
-def ours(actual: Actual, host: Host, mesh_port: int) -> list[str]:
-    """Return the IDs that this very hostproxy registered: another one may share the agent, in a test or a demo."""
-    return [
-        ident
-        for ident, service in actual.services.items()
-        if (service.meta or {}).get(MESH_PORT) == str(mesh_port) and service.address == host.address
-    ]
+def ours(actual: Actual, host: Host) -> list[str]:
+    """Return the IDs that the hostproxy of ``host`` registered. IDs alone say nothing: anybody may choose them."""
+    return [ident for ident, service in actual.services.items() if (service.meta or {}).get(OWNER) == host.name]
+
+
+def taken(desired: Mapping[str, Definition], actual: Actual, host: Host) -> dict[str, str]:
+    """Return the IDs that we want and somebody else has, with who that is: nothing of others is ever written over."""
+    owners = {ident: (actual.services[ident].meta or {}).get(OWNER) for ident in desired if ident in actual.services}
+    return {
+        ident: f"the hostproxy of {owner}" if owner else "another program"
+        for ident, owner in owners.items()
+        if owner != host.name
+    }
 
 
 def status_so_far(definition: Definition, actual: Actual) -> str:

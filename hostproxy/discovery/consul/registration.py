@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from hostproxy.discovery.consul.definition import Definition, definitions, note
-from hostproxy.discovery.consul.difference import Actual, Plan, ours, plan, read, status_so_far
+from hostproxy.discovery.consul.difference import Actual, Plan, ours, plan, read, status_so_far, taken
 from hostproxy.discovery.consul.heartbeat import Heartbeats, Report
 from hostproxy.discovery.consul.leaving import leave, within
 from hostproxy.discovery.consul.repeated import Repeated
@@ -81,6 +81,7 @@ class Registration:
         self._token = token
         self._reason = f"hostproxy on {host.name} is stopping"  # for maintenance; known again after a restart
         self._desired: dict[str, Definition] = {}
+        self._taken: dict[str, str] = {}  # IDs that we want and others have
         self._registered: set[str] = set()  # IDs of ours that the agent has, as far as we know
         self._results: Mapping[tuple[str, str], Result] = {}
         self._started = self._left = False
@@ -208,10 +209,11 @@ class Registration:
         except msgspec.ValidationError as error:
             self._counters.error("malformed")
             return f"this is no answer of an agent of Consul: {error}"
-        self._registered = set(ours(actual, self._host, self._mesh_port))
-        desired = self._desired
+        self._registered = set(ours(actual, self._host))
+        self._taken = taken(self._desired, actual, self._host)
+        desired = {ident: each for ident, each in self._desired.items() if ident not in self._taken}
         again = self._registered_with not in (None, token)
-        todo = plan(desired, actual, self._host, self._mesh_port, self._reason, again)
+        todo = plan(desired, actual, self._host, self._reason, again)
         for definition in desired.values():
             if definition.check is not None and definition.check.id in actual.checks:
                 self._beats.begin(definition)
@@ -221,6 +223,7 @@ class Registration:
         await self._writer.do([self._deregistration(ident) for ident in todo.remove], undone)
         if not undone:
             self._registered_with = token
+        undone |= {f'register "{ident}"': f"{who} has it at this agent" for ident, who in self._taken.items()}
         return next((f"cannot {what}: {why}" for what, why in undone.items()), "")
 
     def _jobs(self, todo: Plan, actual: Actual) -> Iterator[Job]:
@@ -285,7 +288,7 @@ class Registration:
         if not await within(self._reactor, ENDING, self._writer.idle()):
             self._cancel()
         # What an earlier hostproxy left, and nobody has looked at yet, is in the first of them.
-        idents = dict.fromkeys([*self._desired, *self._registered])
+        idents = dict.fromkeys(ident for ident in (*self._desired, *self._registered) if ident not in self._taken)
         await leave(self._reactor, self._client, idents, self._reason, wait, self._deregistration)
 
     def _not_left(self, failure: Failure) -> None:

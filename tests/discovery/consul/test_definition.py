@@ -8,7 +8,7 @@ import pytest
 from hostproxy.config import Host
 from hostproxy.config_services import Check, LocalService
 from hostproxy.discovery.consul.definition import Definition, definitions, note, service_id
-from hostproxy.discovery.consul.difference import Actual, Plan, ours, plan, read, status_so_far
+from hostproxy.discovery.consul.difference import Actual, Plan, ours, plan, read, status_so_far, taken
 
 HOST = Host(name="h1", address="10.0.0.7", zone="rack-3")
 REASON = "hostproxy on h1 is stopping"
@@ -51,7 +51,7 @@ def shown(definitions: dict[str, Definition], status: str = "passing") -> tuple[
 
 
 def compared(desired: dict[str, Definition], services: Any, checks: Any, again: bool = False) -> Plan:
-    return plan(desired, read(services, checks), HOST, 15443, REASON, again)
+    return plan(desired, read(services, checks), HOST, REASON, again)
 
 
 def maintenance(ident: str, reason: str) -> dict[str, Any]:
@@ -72,7 +72,7 @@ def test_hostproxy_itself() -> None:
         "address": "10.0.0.7",
         "port": 15443,
         "tags": [],
-        "meta": {"mesh_port": "15443", "version": "1.2.3", "zone": "rack-3"},
+        "meta": {"registered_by": HOST.name, "mesh_port": "15443", "version": "1.2.3", "zone": "rack-3"},
         "weights": {"Passing": 1, "Warning": 1},
     }
     assert (check["CheckID"], check["TTL"], check["Status"]) == ("hostproxy:hostproxy", "30s", "passing")
@@ -86,7 +86,14 @@ def test_an_instance() -> None:
         "address": "10.0.0.7",
         "port": 9001,
         "tags": ["blue", "canary"],
-        "meta": {"team": "pay", "mesh_port": "15443", "version": "2", "zone": "rack-3", "protocol": "http2"},
+        "meta": {
+            "team": "pay",
+            "registered_by": HOST.name,
+            "mesh_port": "15443",
+            "version": "2",
+            "zone": "rack-3",
+            "protocol": "http2",
+        },
         "weights": {"Passing": 7, "Warning": 1},
         "check": None,
     }
@@ -94,7 +101,7 @@ def test_an_instance() -> None:
 
 def test_what_is_empty_is_no_metadata() -> None:
     found = defined(web(), host=Host(name="h1", address="fd00::7"))
-    assert found["hostproxy-web-9001"].meta == {"mesh_port": "15443", "protocol": "http"}
+    assert found["hostproxy-web-9001"].meta == {"registered_by": HOST.name, "mesh_port": "15443", "protocol": "http"}
     assert found["hostproxy-web-9001"].address == "fd00::7"
 
 
@@ -290,14 +297,26 @@ def test_what_others_registered_is_never_removed() -> None:
     others = {
         "hostproxy-web-1": {"Service": "web", "Address": HOST.address, "Meta": {}},
         "hostproxy-web-2": {"Service": "web", "Address": HOST.address, "Meta": None},
+        # On this host, by somebody who follows the documentation.
+        "hostproxy-dashboard": {"Service": "dashboard", "Address": HOST.address, "Meta": {"mesh_port": "15443"}},
         # Of another hostproxy at the same agent.
-        "hostproxy-web-3": {"Service": "web", "Address": "10.0.0.8", "Meta": {"mesh_port": "15443"}},
-        "hostproxy-web-4": {"Service": "web", "Address": HOST.address, "Meta": {"mesh_port": "15444"}},
-        "hostproxyx": {"Service": "x", "Address": HOST.address, "Meta": {"mesh_port": "15443"}},
-        "web": {"Service": "web", "Address": HOST.address, "Meta": {"mesh_port": "15443"}},
+        "hostproxy-web-3": {"Service": "web", "Address": HOST.address, "Meta": {"registered_by": "another"}},
+        "hostproxyx": {"Service": "x", "Address": HOST.address, "Meta": {"registered_by": HOST.name}},
     }
     assert compared({}, others, {}).nothing
-    assert ours(read(others, {}), HOST, 15443) == []
+    assert ours(read(others, {}), HOST) == []
+
+
+def test_what_others_have_is_known_by_who_registered_it() -> None:
+    desired = defined(web("127.0.0.1:9001", "127.0.0.1:9002", "127.0.0.1:9003"))
+    services, _ = shown(desired)
+    services["hostproxy-web-9001"]["Meta"] = {"registered_by": "another"}
+    services["hostproxy-web-9002"]["Meta"] = {}
+    del services["hostproxy-web-9003"]
+    assert taken(desired, read(services, {}), HOST) == {
+        "hostproxy-web-9001": "the hostproxy of another",
+        "hostproxy-web-9002": "another program",
+    }
 
 
 # What an agent says

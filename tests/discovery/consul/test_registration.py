@@ -777,3 +777,16 @@ def test_stopping_ends_leaving() -> None:
     case.registration.stop()
     assert left == [None]
     assert case.clock.getDelayedCalls() == []
+
+
+def test_an_id_that_somebody_else_has_is_left_alone_and_said_so() -> None:
+    agent = MemoryAgent()
+    other(agent, WEB, Meta={"registered_by": "h2"})
+    case = Case(web(), agent=agent).begin()
+    assert agent.services[WEB]["Service"] == "other"
+    assert "h2" in case.registration.problem
+    assert "hostproxy" in agent.services  # the rest is registered all the same
+    case.registration.leave()
+    case.pass_(3.0)
+    assert WEB in agent.services
+    assert "hostproxy" not in agent.services

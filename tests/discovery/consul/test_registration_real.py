@@ -156,6 +156,7 @@ def test_others_see_what_was_registered_with_the_least_rights(
     assert (found["ID"], found["Address"], found["Port"], found["Tags"]) == (WEB, "10.0.0.7", 9001, ["blue"])
     assert found["Weights"] == {"Passing": 7, "Warning": 1}
     assert found["Meta"] == {
+        "registered_by": "h1",
         "mesh_port": "15443",
         "version": "2",
         "zone": "rack-3",
@@ -164,7 +165,12 @@ def test_others_see_what_was_registered_with_the_least_rights(
     }
     (own,) = guarded.get("/v1/health/service/hostproxy")
     assert own["Service"]["Port"] == 15443
-    assert own["Service"]["Meta"] == {"mesh_port": "15443", "version": "1.2.3", "zone": "rack-3"}
+    assert own["Service"]["Meta"] == {
+        "registered_by": "h1",
+        "mesh_port": "15443",
+        "version": "1.2.3",
+        "zone": "rack-3",
+    }
 
 
 def test_what_the_token_may_not_register_is_named_and_the_rest_is_there(
