@@ -63,7 +63,7 @@ HARD_STOP = 1.0
 
 # Seconds between looks at everything that is shown but not reported.
 REFRESH = 1.0
-REFRESH_SOON = 0.1  # after news
+REFRESH_AGAIN = 0.1  # between two for news
 
 # A look of the collector at all objects, of which 2,000 blocking queries have a quarter of a million, stops everything
 # for 50 to 80 ms. As it comes it would be due every few minutes, and there is little for it to find; with these, it is
@@ -116,6 +116,7 @@ class Supervisor:
         self._announced = False
         self._finished = False
         self._refresher: DelayedCall | None = None
+        self._looked = 0.0
 
     # Starting
 
@@ -385,14 +386,18 @@ class Supervisor:
         self._refresh()
 
     def _look_soon(self) -> None:
-        """News may come two hundred times a second, and a look at everything takes some milliseconds."""
-        if self._refresher is not None and self._refresher.active():
-            if self._refresher.getTime() <= self._reactor.seconds() + REFRESH_SOON:
-                return
+        """There is news: at once, unless it comes fast. A look takes milliseconds, and news may come every five."""
+        if self._refresher is None or not self._refresher.active():
+            return  # it has not begun, or is over
+        wait = max(0.0, self._looked + REFRESH_AGAIN - self._reactor.seconds())
+        if not wait:
+            self._refresh()
+        elif self._refresher.getTime() > self._reactor.seconds() + wait:
             self._refresher.cancel()
-        self._refresher = self._reactor.callLater(REFRESH_SOON, self._look_around)
+            self._refresher = self._reactor.callLater(wait, self._look_around)
 
     def _refresh(self) -> None:
+        self._looked = self._reactor.seconds()
         self._showing.show(self._sources, self._compiled)
         if self._sources.consul is not None:
             self._sources.consul.registration.serving(self.state.ready)

@@ -7,6 +7,7 @@ from controller.api.for_hosts import dns_of
 from controller.api.messages import CreateToken, Reason
 from controller.api.parts import Parts
 from controller.api.states import row
+from controller.policy.generations import Version
 from controller.registry.denied import Denial
 from controller.registry.tokens import token_id
 from hostproxy.mesh.spiffe import InvalidName, Kind, SpiffeId
@@ -64,11 +65,12 @@ async def list_hosts(parts: Parts, call: Call) -> Answer:
     """GET /v1/hosts: how each one stands."""
     reports = await parts.registry.reports.all()
     denied = {denial.identity: denial for denial in await parts.registry.denied.all()}
+    newest = await _newest(parts)
     rows = []
     for name, host in sorted((await parts.registry.hosts.all()).items()):
         wanted = await parts.rollouts.wanted(name)
         denial = denied.get(str(SpiffeId.host(parts.trust_domain, name)))
-        rows.append(row(parts, host, reports.get(name), wanted, denial))
+        rows.append(row(parts, host, reports.get(name), wanted, newest, denial))
     return answer({"hosts": rows, "now": parts.now()})
 
 
@@ -82,7 +84,7 @@ async def show_host(parts: Parts, call: Call) -> Answer:
     identity = str(SpiffeId.host(parts.trust_domain, name))
     denial = next((each for each in await parts.registry.denied.all() if each.identity == identity), None)
     services = [service for service, hosts in (await parts.registry.services.all()).items() if name in hosts]
-    shown = row(parts, host, report, await parts.rollouts.wanted(name), denial)
+    shown = row(parts, host, report, await parts.rollouts.wanted(name), await _newest(parts), denial)
     details = {"services": services, "report": report.report if report is not None else None}
     return answer({"host": {**shown, **details}, "now": parts.now()})
 
@@ -144,6 +146,11 @@ async def withdraw(parts: Parts, call: Call) -> Answer:
 def url(parts: Parts) -> str:
     """Where hosts reach this controller."""
     return f"https://{parts.config.serving.dns}:{parts.config.serving.listen.rpartition(':')[2]}"
+
+
+async def _newest(parts: Parts) -> Version | None:
+    newest = await parts.generations.newest()
+    return newest.version if newest is not None else None
 
 
 async def _deny(parts: Parts, call: Call, kind: Kind) -> Answer:

@@ -17,9 +17,10 @@ async def status(parts: Parts, call: Call) -> Answer:
     now = parts.now()
     reports = await parts.registry.reports.all()
     counts = {"SYNCED": 0, "STALE": 0, "ERROR": 0, "AWAY": 0}
-    for name in await parts.decider.hosts():
-        counts[state(reports.get(name), await parts.rollouts.wanted(name), now)] += 1
     newest = await parts.generations.newest()
+    version = newest.version if newest is not None else None
+    for name in await parts.decider.hosts():
+        counts[state(reports.get(name), await parts.rollouts.wanted(name), version, now)] += 1
     document = {
         "name": parts.config.serving.name,
         "url": url(parts),
@@ -32,7 +33,7 @@ async def status(parts: Parts, call: Call) -> Answer:
         "leader": parts.leadership.leader,
         "term": parts.leadership.term,
         "role": call.caller.role.name.lower(),
-        "generation": newest.version if newest is not None else None,
+        "generation": version,
         "rollout": await parts.rollouts.status(),
         "hosts": counts,
         "told_in_vain": len(parts.distribution.failures),

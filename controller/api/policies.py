@@ -9,6 +9,7 @@ from typing import Any
 from controller.api.calls import Answer, Call, No, answer
 from controller.api.messages import Apply, Policy, Reason, Rollback
 from controller.api.parts import Parts
+from controller.api.states import RESTORED, ahead
 from controller.policy import files as policy_files
 from controller.policy.difference import difference
 from controller.policy.generations import Generation, Unknown, digest_of
@@ -50,6 +51,7 @@ async def apply(parts: Parts, call: Call) -> Answer:
     number = newest.version.generation if newest is not None else 0
     if request.expect is not None and request.expect != number:
         raise No(409, f"the newest generation is {number}, not {request.expect}: look at what has changed")
+    await _not_behind(parts, newest)
     call.before = newest.digest if newest is not None else ""
     await _not_busy(parts)
     if request.dry_run:
@@ -72,6 +74,7 @@ async def rollback(parts: Parts, call: Call) -> Answer:
     problems, warnings = await _examined(parts, earlier.files)
     if problems:
         raise No(409, "that generation cannot be applied any more: it has problems", tuple(problems))
+    await _not_behind(parts, newest)
     await _not_busy(parts)
     number = earlier.version.generation
     if request.dry_run:
@@ -129,6 +132,16 @@ async def _applied(
     await parts.reissuing.applied(generation)
     parts.news()
     return answer({**_row(generation), "rollout": plan is not None, "warnings": warnings}, 201)
+
+
+async def _not_behind(parts: Parts, newest: Generation | None) -> None:
+    """Refuse where the next generation would have the number of one that hosts have already, with other content."""
+    reports = await parts.registry.reports.all()
+    version = newest.version if newest is not None else None
+    found = [host for host in await parts.decider.hosts() if ahead(reports.get(host), version)]
+    if found:
+        more = f" and {len(found) - 1} more hosts" if len(found) > 1 else ""
+        raise No(409, f"{sorted(found)[0]}{more} have a generation that this controller never made: {RESTORED}")
 
 
 async def _not_busy(parts: Parts) -> None:

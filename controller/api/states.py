@@ -13,13 +13,28 @@ from controller.registry.hosts import REPORT_KEPT, Host, Report
 # Seconds without a report. Another controller learns of one that says nothing new only after REPORT_KEPT.
 AWAY = REPORT_KEPT + 120.0
 
+RESTORED = (
+    "if the store was restored from a backup, hostproxy-controller policy raise-epoch;"
+    " if not, deny the host, which says what is not true"
+)
 
-def state(report: Report | None, wanted: Wanted | None, now: float) -> str:
-    """AWAY: not heard of. ERROR: it refused what it was told, or has a problem. STALE: not there yet. Else SYNCED."""
+
+def ahead(report: Report | None, newest: Version | None) -> bool:
+    """Whether a host has what this controller never made: the store is an older one, or the host lies."""
+    if report is None or newest is None:
+        return False
+    return Version(report.report.epoch, report.report.generation) > newest
+
+
+def state(report: Report | None, wanted: Wanted | None, newest: Version | None, now: float) -> str:
+    """AWAY: not heard of. ERROR: it refused what it was told, or has a problem. STALE: not there yet. Else SYNCED.
+
+    ``newest`` is the latest generation that there is.
+    """
     if report is None or now - report.at > AWAY:
         return "AWAY"
     found = report.report
-    if found.state in ("refused", "reverted") or found.expired:
+    if found.state in ("refused", "reverted") or found.expired or ahead(report, newest):
         return "ERROR"
     has = Version(found.epoch, found.generation)
     if wanted is not None and has != wanted.version:
@@ -28,7 +43,12 @@ def state(report: Report | None, wanted: Wanted | None, now: float) -> str:
 
 
 def row(
-    parts: Parts, host: Host, report: Report | None, wanted: Wanted | None, denial: Denial | None
+    parts: Parts,
+    host: Host,
+    report: Report | None,
+    wanted: Wanted | None,
+    newest: Version | None,
+    denial: Denial | None,
 ) -> dict[str, Any]:
     """One host in the list. Times are Unix seconds."""
     now = parts.now()
@@ -36,7 +56,7 @@ def row(
     ends = min(found.certificates.values(), default=None) if found is not None else None
     return {
         "name": host.name,
-        "state": state(report, wanted, now),
+        "state": state(report, wanted, newest, now),
         "denied": denial is not None,
         "denied_because": denial.reason if denial is not None else "",
         "address": report.address if report is not None else "",
@@ -48,6 +68,16 @@ def row(
         "reported": report.at if report is not None else None,
         "certificate_ends": ends if ends is not None else host.leaf.not_after if host.leaf is not None else None,
         "enrolled": host.enrolled,
-        "problems": list(found.problems) if found is not None else [],
+        "problems": _problems(report, newest),
         "push_problem": parts.distribution.failures.get(host.name, ""),
     }
+
+
+def _problems(report: Report | None, newest: Version | None) -> list[str]:
+    if report is None:
+        return []
+    found = list(report.report.problems)
+    if ahead(report, newest):
+        has = Version(report.report.epoch, report.report.generation)
+        found.insert(0, f"it has generation {has}, which this controller never made: {RESTORED}")
+    return found

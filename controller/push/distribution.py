@@ -108,7 +108,8 @@ class Distribution:
 
     def keep(self, hosts: Mapping[str, object]) -> None:
         """Forget about all others."""
-        for host in [each for each in (*self._pauses, *self._waiting, *self._doubtful, *self.failures) if each not in hosts]:
+        known = (*self._pauses, *self._waiting, *self._doubtful, *self.failures)
+        for host in [each for each in known if each not in hosts]:
             _, timer = self._pauses.pop(host, (0.0, None))
             if timer is not None and timer.active():
                 timer.cancel()
@@ -179,7 +180,9 @@ class Distribution:
         self.failures[host] = problem
         if not self._running:
             return
-        last, _ = self._pauses.get(host, (0.0, None))
+        last, timer = self._pauses.get(host, (0.0, None))
+        if timer is not None and timer.active():
+            timer.cancel()  # there was news in the middle of the time before, and that was of no use either
         pause = min(LAST_PAUSE, last * 2 or FIRST_PAUSE)
         # At random between half of it and all: hosts that failed together do not come together again.
         delay = pause * (0.5 + 0.5 * self._random())

@@ -62,12 +62,14 @@ class Pusher:
             raise PushFailed(f"its address {address!r:.60} {error}") from None
         creator = HostConnection(self._context, SpiffeId.host(self._trust_domain, host))
         endpoint = _Secured(self._reactor, ip, port, creator, self._timeout)
+        headers = Headers({"content-type": [kind]} if kind else {})
         pool: Any = HTTPConnectionPool
         agent: Any = Agent
+        headers = Headers({"content-type": [kind]} if kind else {})
         asking: Deferred[tuple[int, bytes]] = Deferred.fromCoroutine(
             _asked(
                 agent.usingEndpointFactory(self._reactor, endpoint, pool(self._reactor, persistent=False)),
-                (method, f"https://{address}{path}".encode(), Headers({"content-type": [kind]} if kind else {}), Body(body) if body else None),
+                (method, f"https://{address}{path}".encode(), headers, Body(body) if body else None),
             )
         )
         asking.addTimeout(self._timeout, self._reactor)

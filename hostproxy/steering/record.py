@@ -159,7 +159,8 @@ class Disk:
         """Drop the keys of all other names."""
         files = {f"{name}.pem" for name in names}
         for name in os.listdir(self.identity):
-            if name not in files:
+            # What is just being written has another ending.
+            if name.endswith(".pem") and name not in files:
                 os.unlink(os.path.join(self.identity, name))
 
     def probe(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from cryptography import x509
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
 
 from hostproxy.discovery.watch import Watch
@@ -79,6 +79,7 @@ class Certificates:
         self._aside = aside
         self._slots = {name: Slot(random) for name in names_of(config)}
         self._unsaved: set[str] = set()
+        self._saving = DeferredLock()  # one writer at a time: it drops the files that it does not know
         self._busy = False
         self._running = False
         self._timer: DelayedCall | None = None
@@ -171,7 +172,7 @@ class Certificates:
             return text
         return (
             f"{text}: this host has to join again with a new token, hostproxy-controller token create"
-            f" --host {self._host} (or its clock is wrong)"
+            f" --host {self._host} --reenrol (or its clock is wrong)"
         )
 
     # Taking
@@ -184,6 +185,11 @@ class Certificates:
         slot = self._slots.get(name)
         if slot is None:
             return  # the service is gone since
+        if name == HOST and self.host is None:
+            # It has joined, maybe again: what was asked for in vain can be had now.
+            for other in self._slots.values():
+                if other.held is None or not self._holds(other.held):
+                    other.due = self._reactor.seconds()
         slot.problem = ""
         slot.backoff.reset()
         slot.refusals.reset()
@@ -193,7 +199,12 @@ class Certificates:
         self._publish()
         self._schedule(SOON)
 
-    async def _save(self) -> None:
+    def _save(self) -> Deferred[None]:
+        return self._saving.run(lambda: Deferred.fromCoroutine(self._save_now()))
+
+    async def _save_now(self) -> None:
+        if not self._unsaved:
+            return  # somebody else has
         names = {name: self._slots[name].held for name in self._unsaved if name in self._slots}
         contents = {name: held.content for name, held in names.items() if held is not None}
         known = tuple(self._slots)
@@ -293,7 +304,11 @@ class Certificates:
     def _rest(self) -> None:
         self._busy = False
         now = self._reactor.seconds()
-        soonest = min((slot.due - now for slot in self._slots.values()), default=LOOK)
+        soonest = min(slot.due - now for slot in self._slots.values())
+        host = self.host
+        if host is not None:
+            # From its end on it has to join again.
+            soonest = min(soonest, host.validity.not_after - self._now())
         self._schedule(min(max(soonest, SOON), LOOK))
 
     async def _work(self) -> None:

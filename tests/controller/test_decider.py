@@ -41,6 +41,15 @@ def test_who_is_behind_is_told_where_it_reported_from(scene: Scene) -> None:
     assert order(scene) is None
 
 
+def test_who_says_where_it_listens_is_told_there(scene: Scene) -> None:
+    peer = scene.host(address="10.0.0.7")
+    scene.apply()
+    scene.report(peer, 0, 0, state="none", listen="10.9.0.7:25009")
+    found = order(scene)
+    assert found is not None
+    assert found.address == "10.9.0.7:25009"
+
+
 def test_an_address_of_ipv6(scene: Scene) -> None:
     peer = scene.host(address="fd00::7")
     scene.apply()

@@ -172,3 +172,37 @@ def test_who_is_only_asked_reports() -> None:
     scene.wants["h"] = Order("10.0.0.1:15009", None, None)
     scene.tell()
     assert (scene.asked, scene.pushed, scene.wants) == (["h"], [], {})
+
+
+def test_hosts_that_failed_leave_room_for_the_others() -> None:
+    dead = [f"dead-{n}" for n in range(20)]
+    well = [f"well-{n}" for n in range(20)]
+    scene = Scene(*dead, parallel=8)
+    scene.broken = set(dead)
+    scene.tell()
+    scene.broken.clear()
+    scene.hold = True  # from now on each takes its time
+    scene.pushed.clear()
+    scene.tell()
+    assert len(scene.pushed) == 2  # a quarter of those at a time
+    scene.wants |= dict.fromkeys(well, Order("10.0.0.2:15009", b"bundle", None))
+    scene.tell(*dead, *well)
+    assert scene.pushed[2:] == well[:6]
+    while scene.answers:
+        scene.answers.pop(0)[1].callback(None)
+        scene.turns()
+    assert sorted(scene.pushed) == sorted([*dead, *well])
+    assert scene.distribution.pending == 0
+
+
+def test_a_failure_in_the_middle_of_news_leaves_one_timer() -> None:
+    scene = Scene("h")
+    scene.hold = True
+    scene.tell()
+    scene.tell("h")
+    scene.answers[0][1].errback(PushFailed("it hangs"))
+    scene.answers[0:1] = []
+    scene.turns()
+    scene.answers[0][1].errback(PushFailed("it hangs"))
+    scene.turns()
+    assert len(scene.clock.getDelayedCalls()) == 1

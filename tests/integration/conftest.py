@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.origin import Answer, Origin, reply
+from tests.integration.controller_site import Controller
 from tests.integration.host import Host
 from tests.integration.mesh import TOPOLOGIES, Mesh, Service
 
@@ -21,6 +22,8 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     if report.failed:
         for host in Host.alive:
             report.sections.append((f"hostproxy {host.name} ({host.directory})", host.output()))
+        for controller in Controller.alive:
+            report.sections.append((f"hostproxy-controller ({controller.directory})", controller.output()))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -35,6 +38,8 @@ def no_process_left_behind() -> Iterator[None]:
     signal.signal(signal.SIGTERM, before)
     for host in list(Host.alive):
         host.stop()
+    for controller in list(Controller.alive):
+        controller.kill()
 
 
 @pytest.fixture(scope="session")

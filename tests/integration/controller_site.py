@@ -1,4 +1,4 @@
-"""A real controller and hosts that have joined it: each host an address of loopback, and an origin behind its service."""
+"""A real controller and hosts that join it: each has an address of loopback, and origins behind its services."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import tomli_w
 
 from tests.fakes.cases import head
 from tests.fakes.client import Outcome, exchange
-from tests.fakes.origin import Answer, Origin, reply
+from tests.fakes.origin import Answer, Connection, Origin, reply
 from tests.integration.host import STOP, TRUST_DOMAIN, Host, eventually, free_port
 
 START = 20.0  # seconds until a controller leads
@@ -60,11 +60,12 @@ class Controller:
 
     # Life
 
-    def start(self) -> Controller:
-        """Start it, and wait until it leads."""
+    def start(self, *program: str) -> Controller:
+        """Start it, or another program that takes its place, and wait until it leads."""
+        program = program or ("-m", "controller")
         with (self.directory / "output.log").open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "controller", "run", "-c", str(self.directory / "controller.toml")],
+                [sys.executable, *program, "run", "-c", str(self.directory / "controller.toml")],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -144,8 +145,12 @@ class Controller:
         return generation
 
     def assign(self, service: str, host: str) -> None:
-        """Let ``service`` run on ``host``."""
+        """Say that ``service`` runs on ``host``."""
         self.ask("PUT", f"/v1/services/{service}/hosts/{host}")
+
+    def withdraw(self, service: str, host: str) -> None:
+        """Say that it does not."""
+        self.ask("DELETE", f"/v1/services/{service}/hosts/{host}")
 
     def host(self, name: str) -> Document:
         """How a host stands."""
@@ -163,12 +168,18 @@ class Controller:
 
     def await_generation(self, generation: int, *hosts: str, timeout: float = 5.0) -> None:
         """Wait until these hosts, or all, say that they have ``generation``."""
-
-        def have() -> bool:
+        deadline = time.monotonic() + timeout
+        while True:
             states = self.states()
-            return all(states[name] == ("SYNCED", generation) for name in hosts or states)
+            if all(states[name][1] == generation for name in hosts or states):
+                return
+            assert time.monotonic() < deadline, f"generation {generation} is not everywhere: {states}"
+            time.sleep(0.01)
 
-        eventually(have, timeout, f"generation {generation}: {self.states()}")
+    def audit(self) -> list[Document]:
+        """The last thousand lines of the audit log."""
+        lines: list[Document] = self.get("/v1/audit?count=1000")["lines"]
+        return lines
 
 
 class Site:
@@ -181,7 +192,7 @@ class Site:
         self.origins: dict[str, Origin] = {}  # by service
         self.broken: set[str] = set()  # services whose origin answers 500
 
-    def host(self, *services: str, assign: bool = True, interval: str = "60s") -> Host:
+    def host(self, *services: str, interval: str = "60s", **limits: Any) -> Host:
         """Another host with these services, "sN" without any, not started. It has no token yet."""
         number = len(self.hosts) + 1
         name = f"h{number}"
@@ -190,7 +201,7 @@ class Site:
             name,
             certificates=self.directory,
             address=f"127.0.4.{number}",
-            limits={"drain": "1s"},
+            limits={"drain": "1s", **limits},
         )
         host.conf["policy"] = {}
         host.conf["identity"] = {"mode": "controller"}
@@ -203,8 +214,7 @@ class Site:
         }
         for service in services or (f"s{number}",):
             self._serve(host, service)
-            if assign:
-                self.controller.assign(service, name)
+            self.controller.assign(service, name)
         host.conf["outbound"]["caller"] = host.conf["service"][0]["name"]
         self.hosts[name] = host
         return host
@@ -212,7 +222,11 @@ class Site:
     def _serve(self, host: Host, service: str) -> None:
         origin = Origin(lambda *_: self._answer(service))
         self.origins[service] = origin
-        host.conf["service"].append({"name": service, "instances": [origin.address]})
+        table = {"name": service, "instances": [origin.address]}
+        if service.endswith("-tcp"):
+            table["protocol"] = "tcp"
+            origin.handle = echo
+        host.conf["service"].append(table)
 
     def _answer(self, service: str) -> Answer:
         if service in self.broken:
@@ -273,6 +287,13 @@ def site(directory: Path, **settings: Document) -> Iterator[Site]:
         made.close()
 
 
+def echo(connection: Connection) -> None:
+    """Send back what comes."""
+    with contextlib.suppress(OSError):
+        while data := connection.sock.recv(4096):
+            connection.sock.sendall(data)
+
+
 def call(host: Host, service: str, target: str = "/", method: str = "GET") -> Outcome:
     """One request through the HTTP proxy port of ``host``."""
     line = f"{method} http://{service}{target} HTTP/1.1".encode()
@@ -285,10 +306,22 @@ def status(host: Host, service: str, target: str = "/", method: str = "GET") -> 
     return statuses[0] if statuses else 0
 
 
-def steering(host: Host) -> Document:
-    """What a host says of itself and its controller."""
-    found: Document = host.ask_json("/status")["controller"]
-    return found
+def curl(site: Site, host: Host, directory: Path, name: str = "host") -> Callable[..., tuple[int, bytes]]:
+    """A stranger's HTTPS client that shows a certificate of ``host``: method, path and document to status and body."""
+    line = ["curl", "-sS", "-m", "5", "--cacert", str(site.controller.directory / "root.pem"), "-o", "-"]
+    if name:
+        held = directory / f"{name}.pem"
+        held.write_bytes((host.directory / "state" / "identity" / f"{name}.pem").read_bytes())
+        line += ["--cert", str(held)]
+
+    def ask(method: str, path: str, body: Document | None = None) -> tuple[int, bytes]:
+        more = ["--data-binary", json.dumps(body)] if body is not None else []
+        command = [*line, "-X", method, *more, "-w", "%{http_code}", site.controller.url + path]
+        done = subprocess.run(command, capture_output=True, timeout=20, check=False)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout[-3:]), done.stdout[:-3]
+
+    return ask
 
 
 def within(seconds: float, condition: Callable[[], Any], what: str = "") -> Any:

@@ -1,0 +1,121 @@
+"""Certificates that live for a minute: renewed, under another root, without a controller, and after their end."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+
+import pytest
+from cryptography import x509
+
+from hostproxy.steering import certificates
+from hostproxy.steering.certificates import Wrong
+from tests.integration.consul_hosts import upstream
+from tests.integration.controller_site import OPEN, Refused, Site, site, status, within
+from tests.integration.host import Host
+from tests.integration.load import Load
+
+LIFE = 60.0  # seconds; the least that a controller gives
+SETTINGS = {"authority": {"leaf_life": f"{LIFE:g}s"}}
+
+
+@pytest.fixture(scope="module")
+def abandoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A mesh whose controller has ended as soon as all had joined. Made first: its certificates take their time."""
+    with site(tmp_path_factory.mktemp("abandoned"), **SETTINGS) as made:
+        made.host(upstream_idle="100ms").add_upstream("s2")
+        made.host()
+        made.controller.apply(OPEN)
+        made.join()
+        made.controller.stop()
+        yield made
+
+
+@pytest.fixture(scope="module")
+def mesh(abandoned: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Two hosts that say every second how they are; a call from the first to the second is a handshake."""
+    with site(tmp_path_factory.mktemp("certificates"), **SETTINGS) as made:
+        made.host("s1", "s3", interval="1s", upstream_idle="100ms").add_upstream("s2")
+        made.controller.withdraw("s3", "h1")
+        made.host("s2", interval="1s")
+        made.controller.apply(OPEN)
+        made.join()
+        yield made
+
+
+def chain(host: Host, name: str) -> list[x509.Certificate]:
+    """A certificate on the disk of a host with what is above it."""
+    return x509.load_pem_x509_certificates((host.directory / "state" / "identity" / f"{name}.pem").read_bytes())
+
+
+def verifies(found: list[x509.Certificate], root: x509.Certificate) -> bool:
+    """Whether a certificate is under this root alone."""
+    try:
+        certificates.verify(found, [root], time.time())
+    except Wrong:
+        return False
+    return True
+
+
+def test_all_is_renewed_under_another_root_and_no_handshake_fails(mesh: Site) -> None:
+    controller, (h1, h2) = mesh.controller, mesh.hosts.values()
+    names = ((h1, "host"), (h1, "s1"), (h2, "host"), (h2, "s2"))
+    before = {(host.name, name): chain(host, name)[0] for host, name in names}
+    with Load(upstream(h1), clients=3, pause=0.12) as load:
+        controller.post("/v1/authority/roots")
+        within(3, lambda: controller.get("/v1/authority")["behind"] == [])
+        controller.post("/v1/authority/roots/2/use")
+        controller.assign("s3", "h1")
+        with pytest.raises(Refused, match="certificates under it may be in use"):
+            controller.ask("DELETE", "/v1/authority/roots/1")
+        root = x509.load_pem_x509_certificate((controller.directory / "authority" / "root-2.pem").read_bytes())
+        assert not any(verifies(chain(host, name), root) for host, name in names)
+        within(LIFE / 2 + 5, lambda: all(verifies(chain(host, name), root) for host, name in names))
+        for (host, name), certificate in zip(names, before.values(), strict=True):
+            renewed = chain(host, name)[0]
+            assert renewed.public_key() != certificate.public_key()
+            assert renewed.not_valid_before_utc > certificate.not_valid_before_utc
+        within(5, lambda: (h1.directory / "state" / "identity" / "s3.pem").exists())
+        dropped = controller.ask("DELETE", "/v1/authority/roots/1?force=true")
+        assert [each["number"] for each in dropped["roots"]] == [2]
+        within(3, lambda: controller.get("/v1/authority")["behind"] == [])
+        load.more(60)
+    assert load.failures == []
+    assert h2.metric("tls_handshakes_total", 'side="server"', 'result="ok"') > 50
+    for host in (h1, h2):
+        failed = {key: value for key, value in host.metrics().items() if "tls_handshakes_total" in key and value}
+        assert all('result="ok"' in key for key in failed), failed
+
+
+def test_without_a_controller_everything_goes_on_also_after_a_restart(mesh: Site) -> None:
+    controller, (h1, h2) = mesh.controller, mesh.hosts.values()
+    with Load(upstream(h1)) as load:
+        assert controller.stop() == 0
+        load.more(100)
+    assert load.failures == []
+    assert h2.stop() == 0
+    shutil.rmtree(h2.directory / "run")
+    (h2.directory / "run").mkdir()
+    (h2.directory / "token").unlink()
+    began = time.monotonic()
+    h2.start().wait_ready()
+    assert time.monotonic() - began < 4  # 2 s on a machine that has nothing else to do
+    assert status(h1, "s2") == 200
+    within(3, lambda: "connection refused" in str(h2.ask_json("/status")["degraded"]))
+
+
+def test_an_expired_certificate_is_refused_and_the_host_says_so(abandoned: Site) -> None:
+    h1, h2 = abandoned.hosts.values()
+    ends = min(chain(host, name)[0].not_valid_after_utc.timestamp() for host, name in ((h1, "s1"), (h2, "s2")))
+    while time.time() < ends - 0.5:
+        assert status(h1, "s2") == 200
+        time.sleep(0.2)
+    # Connections that are open stay so; no other one is made.
+    within(5, lambda: time.sleep(0.15) or status(h1, "s2") in (502, 503))
+    within(3, lambda: "it has expired" in str(h1.ask_json("/status")["degraded"]))
+    assert "join again" in str(h1.ask_json("/status")["degraded"])
+    abandoned.controller.start()
+    for host in (h1, h2):
+        abandoned.token(host, reenrol=True)
+    within(10, lambda: status(h1, "s2") == 200)
