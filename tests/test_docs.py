@@ -45,6 +45,7 @@ FAMILIES = (
 FIRST_COMMAND = "python3 -m venv .venv && .venv/bin/pip install -e . && .venv/bin/hostproxy demo"
 TEST_COMMAND = ".venv/bin/pip install -e '.[test]' && .venv/bin/pytest"
 BY_HAND = "## Two hosts by hand"
+WITH_A_CONTROLLER = "## With a controller"
 
 # What every conf.toml needs, for those that are shown in part.
 HOST = '[host]\nname = "web-1"\naddress = "10.0.0.11"\n[mesh]\ntrust_domain = "example.org"\n'
@@ -259,20 +260,27 @@ def works(consul: Consul, token: str) -> bool:
         return False
 
 
-def test_two_hosts_by_hand(tmp_path: Path) -> None:
-    """Every command of the README's section, as one script; every line of output that it shows, appears."""
+def follow(directory: Path, programs: Path, *titles: str) -> None:
+    """Run every command of the README's sections as one script; every line of output that they show has to appear.
+
+    ``programs`` is the directory that the section's ``.venv/bin`` stands for.
+    """
     needs.program("curl")
-    text = section(README, BY_HAND)
-    script = "trap 'kill $(jobs -p) || true' EXIT\n" + "\n".join(blocks(text, "sh"))
-    for address, port in sorted(set(re.findall(r"(127\.0\.1\.[12]):(\d+)", script))):
+    texts = [section(README, title) for title in titles]
+    commands = "\n".join(block for text in texts for block in blocks(text, "sh"))
+    script = f"trap 'kill $(jobs -p) || true' EXIT\n{commands}"
+    for address, port in sorted(set(re.findall(r"(127\.0\.[01]\.[12]):(\d+)", script))):
         free = str(free_port(address))
         script = script.replace(f"{address}:{port}", f"{address}:{free}")
         script = script.replace(f" {port} --bind {address}", f" {free} --bind {address}")
-    (tmp_path / ".venv").mkdir()
-    (tmp_path / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
+        if address == "127.0.0.1":
+            script = script.replace(f"localhost:{port}", f"localhost:{free}")
+    script = script.replace(':15009"', f':{free_port("127.0.1.1")}"')  # of both hosts, each on its own address
+    (directory / ".venv").mkdir()
+    (directory / ".venv" / "bin").symlink_to(programs)
     process = subprocess.Popen(
         ["bash", "-eu", "-o", "pipefail", "-c", script],
-        cwd=tmp_path,
+        cwd=directory,
         env={name: value for name, value in os.environ.items() if "proxy" not in name.lower()},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -281,13 +289,27 @@ def test_two_hosts_by_hand(tmp_path: Path) -> None:
         start_new_session=True,
     )
     try:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=90)
     finally:
         if process.returncode is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    logs = "".join(path.read_text() for path in sorted((tmp_path / "mesh").glob("*.log")))
+    logs = "".join(path.read_text() for path in sorted((directory / "mesh").glob("*.log")))
     assert process.returncode == 0, output + logs
     lines = output.splitlines()
-    for shown in "".join(blocks(text, "text")).splitlines():
+    for shown in "".join(block for text in texts for block in blocks(text, "text")).splitlines():
         assert shown in lines, output + logs
+
+
+def test_two_hosts_by_hand(tmp_path: Path) -> None:
+    follow(tmp_path, Path(sys.executable).parent, BY_HAND)
+
+
+def test_with_a_controller(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for program, package in (("hostproxy", "hostproxy"), ("hostproxy-controller", "controller")):
+        entry = programs / program
+        entry.write_text(f"#!/bin/sh\nPYTHONPATH={ROOT} exec {sys.executable} -m {package} \"$@\"\n")
+        entry.chmod(0o755)
+    follow(tmp_path, programs, BY_HAND, WITH_A_CONTROLLER)

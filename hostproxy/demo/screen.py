@@ -16,6 +16,13 @@ CALLEE = f"spiffe://{TRUST_DOMAIN}/service/payments"
 _PEER = re.compile(r"By=([^;]+);URI=([^;]+)")
 
 
+class Control(NamedTuple):
+    """What is shown of the controller."""
+
+    url: str
+    events: Sequence[Event]
+
+
 class Consul(NamedTuple):
     """What is shown of Consul."""
 
@@ -41,7 +48,7 @@ def identities(tally: Tally) -> Identities:
     return Identities(caller or "unknown", callee or "unknown", mutual)
 
 
-def table(tally: Tally, rate: float, consul: Consul | None = None) -> str:
+def table(tally: Tally, rate: float, control: Control, consul: Consul | None = None) -> str:
     """The table as text; ``rate`` is calls a second."""
     seen = identities(tally)
     share = 100.0 * (tally.requests - tally.failed_count) / tally.requests if tally.requests else 0.0
@@ -51,6 +58,7 @@ def table(tally: Tally, rate: float, consul: Consul | None = None) -> str:
         f"  caller     {seen.caller}",
         f"  callee     {seen.callee}",
         f"  between    {'mutual TLS 1.3, both identities verified' if seen.mutual else 'NOT mutual TLS'}",
+        f"  policy     and certificates come from the controller, {control.url}",
     ]
     if consul is not None:
         agents = " and ".join(f"{url} on {host}" for host, url in consul.agents.items())
@@ -69,14 +77,15 @@ def table(tally: Tally, rate: float, consul: Consul | None = None) -> str:
         lines.append(f"  {name:<12} {count:9d} {100.0 * count / answered:6.1f}%{known}".rstrip())
     for why, count in tally.failures.most_common(3):
         lines.append(f"  failed {count}: {why}")
-    if consul is not None:
+    events = [*control.events, *(consul.events if consul is not None else ())]
+    if events:
         lines += ["", f"  {'shown after':>11} {'calls then':>11} {'failed':>7}  what happened"]
-        for event in consul.events:
-            lines.append(f"  {event.after:9.1f} s {event.calls:11d} {event.failed:7d}  {event.text}")
+    for event in events:
+        lines.append(f"  {event.after:9.1f} s {event.calls:11d} {event.failed:7d}  {event.text}")
     return "\n".join(lines)
 
 
-def document(tally: Tally, consul: Consul | None = None) -> dict[str, object]:
+def document(tally: Tally, control: Control, consul: Consul | None = None) -> dict[str, object]:
     """The same for programs."""
     found: dict[str, object] = {
         "requests": tally.requests,
@@ -85,19 +94,24 @@ def document(tally: Tally, consul: Consul | None = None) -> dict[str, object]:
         "p50_ms": round(tally.percentile(0.50), 3),
         "p99_ms": round(tally.percentile(0.99), 3),
         "instances": dict(sorted(tally.instances.items())),
+        "controller": {"url": control.url, "events": _events(control.events)},
     }
     if consul is not None:
         found["consul"] = {
             "title": consul.title,
             "agents": dict(consul.agents),
-            "events": [
-                {
-                    "event": event.text,
-                    "shown_after_seconds": round(event.after, 3),
-                    "requests": event.calls,
-                    "failures": event.failed,
-                }
-                for event in consul.events
-            ],
+            "events": _events(consul.events),
         }
     return found
+
+
+def _events(events: Sequence[Event]) -> list[dict[str, object]]:
+    return [
+        {
+            "event": event.text,
+            "shown_after_seconds": round(event.after, 3),
+            "requests": event.calls,
+            "failures": event.failed,
+        }
+        for event in events
+    ]

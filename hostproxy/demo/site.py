@@ -6,27 +6,33 @@ import contextlib
 import http.client
 import json
 import socket
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from hostproxy.demo import controller
 from hostproxy.demo.consul import Agent, Program
+from hostproxy.demo.controller import Controller
 from hostproxy.demo.processes import Processes, SiteError
 
 SHOP = "127.0.1.1"
 VAULT = "127.0.1.2"
 HOSTS = {"vault": VAULT, "shop": SHOP}
+SERVICES = {"vault": "payments", "shop": "cart"}  # by host: what runs there
 INSTANCES = ("payments-1", "payments-2")
 TRUST_DOMAIN = "demo.mesh"
+PAID = "/make-payment"  # what cart may do from the beginning
+REFUND = "/refund"  # and what only the second generation of the policy allows
 
-# How long something may take to be ready: daemons, and Consul. They need a second or two; a busy machine more.
+# How long something may take to be ready: daemons, controller, Consul. They need a second or two; a busy machine more.
 START_TIME = 30.0
+# How often a host tells the controller how it stands, which a wave waits for: nobody watches a demo for a minute.
+REPORTS = "1s"
 # Between two looks at what is waited for.
 LOOK = 0.05
 
@@ -44,6 +50,8 @@ class Site:
         self.instances = {name: (VAULT, _free_port(VAULT)) for name in INSTANCES}
         self.admin = {name: (ip, _free_port(ip)) for name, ip in HOSTS.items()}
         self._mesh = {name: f"{ip}:{_free_port(ip)}" for name, ip in HOSTS.items()}
+        self._told = {name: f"{ip}:{_free_port(ip)}" for name, ip in HOSTS.items()}  # where policy is brought to
+        self.controller = Controller(self.path / "ctl", _free_port("127.0.0.1"))
         self.agents: dict[str, Agent] = {}
         if consul is not None:
             for name, ip in HOSTS.items():
@@ -59,7 +67,7 @@ class Site:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._processes.dismiss(*HOSTS)
+        self._processes.dismiss(*HOSTS, controller.NAME)
         self._processes.wait()  # they leave Consul while it is still there
         self._processes.kill_all()
         self._directory.cleanup()
@@ -88,6 +96,15 @@ class Site:
     def kill_agent(self, host: str) -> None:
         """Without a word, as when it crashes."""
         self._processes.kill(self.agents[host].name)
+
+    def apply_policy(self, *paths: str, options: Sequence[str] = ()) -> int:
+        """Let cart call these paths of payments, and nobody anything else; the number of the generation."""
+        allow = [{"from": ["cart"], "methods": ["POST"], "paths": list(paths)}]
+        policy: dict[str, dict[str, Any]] = {
+            "mesh.toml": {"defaults": {"access": "deny"}},
+            "payments.toml": {"service": {"payments": {"timeout": "2s", "allow": allow}}},
+        }
+        return self.controller.apply(self.path / "policy", policy, *options)
 
     # What it says
 
@@ -119,18 +136,19 @@ class Site:
     def _start(self) -> None:
         for host in self.agents:
             self.start_agent(host)
-        self._certificates("shop", "cart")
-        self._certificates("vault", "payments", "--ca", str(self.path / "shop" / "certificates"))
+        self.controller.init(TRUST_DOMAIN)
+        self._processes.start(controller.NAME, self.controller.command)
+        for name in self.instances:
+            self.start_instance(name)
+        self.wait(self.controller.leads, "the controller does not lead", controller.NAME)
+        self.apply_policy(PAID)
         self._write_catalog()
-        self._write_policy()
         upstream = {"service": "payments", "listen": _text(self.upstream), "caller": "cart"}
         self._configure("shop", {"name": "cart"}, upstream=[upstream])
         payments: dict[str, Any] = {"name": "payments", "instances": [_text(each) for each in self.instances.values()]}
         if self.consul is not None:
             payments["check"] = {"http": "/health", "interval": "200ms", "unhealthy": 2}
         self._configure("vault", payments)
-        for name in self.instances:
-            self.start_instance(name)
         for host in HOSTS:
             command = [sys.executable, "-m", "hostproxy", "run", "-c", str(self.path / host / "conf.toml")]
             self._processes.start(host, command)
@@ -149,24 +167,9 @@ class Site:
         ]
         (self.path / "catalog.toml").write_text(tomli_w.dumps({"instance": rows}))
 
-    def _write_policy(self) -> None:
-        allow = [{"from": ["cart"], "methods": ["POST"], "paths": ["/make-payment"]}]
-        policy = {"defaults": {"access": "deny"}, "service": {"payments": {"timeout": "2s", "allow": allow}}}
-        (self.path / "policy.toml").write_text(tomli_w.dumps(policy))
-
-    def _certificates(self, host: str, service: str, *more: str) -> None:
-        command = ["certs", "dev", str(self.path / host / "certificates"), "--trust-domain", TRUST_DOMAIN]
-        done = subprocess.run(
-            [sys.executable, "-m", "hostproxy", *command, "--host", host, "--service", service, *more],
-            capture_output=True,
-            check=False,
-        )
-        if done.returncode:
-            raise SiteError("making certificates failed: " + done.stderr.decode(errors="replace"))
-
     def _configure(self, host: str, service: dict[str, Any], **outbound: Any) -> None:
         directory = self.path / host
-        certificates = directory / "certificates"
+        directory.mkdir()
         conf = {
             "host": {
                 "name": host,
@@ -178,17 +181,29 @@ class Site:
             "outbound": {"listen": "", **outbound},
             "service": [service],
             "discovery": self._discovery(host),
-            "identity": {
-                "mode": "files",
-                "files": {"ca": str(certificates / "ca.pem"), "directory": str(certificates)},
-            },
-            "policy": {"path": str(self.path / "policy.toml")},
+            "identity": {"mode": "controller"},
+            "controller": self._steering(host),
             "admin": {"listen": _text(self.admin[host])},
             "workers": {"count": 1},
             "log": {"level": "warn"},
             "limits": {"drain": "2s"},
         }
         (directory / "conf.toml").write_text(tomli_w.dumps(conf))
+
+    def _steering(self, host: str) -> dict[str, Any]:
+        """Let the host join, and be what runs on it."""
+        self.controller.operate("service", "assign", SERVICES[host], host)
+        made = self.controller.operate("token", "create", "--host", host)
+        token = self.path / host / "join.token"
+        token.touch(0o600)
+        token.write_text(made["token"] + "\n")
+        return {
+            "url": made["url"],
+            "ca_fingerprint": made["fingerprint"],
+            "join_token_file": str(token),
+            "listen": self._told[host],
+            "interval": REPORTS,
+        }
 
     def _discovery(self, host: str) -> dict[str, Any]:
         if self.consul is None:
