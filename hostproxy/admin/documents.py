@@ -82,6 +82,7 @@ def status(moment: Moment) -> dict[str, Any]:
             "services": len(state.policy.services) if state.policy is not None else 0,
         },
         "certificates": _certificates(moment),
+        "controller": plain(state.steering),  # null: certificates and policy come from files
         "reloads": plain(state.reloads),
     }
 

@@ -116,8 +116,8 @@ class ConsulSource:
             any(each.prefer == "round-trip" for each in rules.values()),
         )
 
-    def want(self, service: str, done: Callable[[bool], object]) -> None:
-        """Look up a service that traffic names for the first time."""
+    def want(self, service: str, done: Callable[[bool, str], object]) -> None:
+        """Look up a service that traffic names for the first time: ``done(found, why it could not be looked up)``."""
         self._discovery.want(service, done)
 
     def used(self, services: Iterable[str]) -> None:

@@ -366,4 +366,4 @@ def _steered(state: SteeringState) -> tuple[SourceState, SourceState]:
         problems=state.problems,
         kept=state.state == "kept" and not state.last_contact,
     )
-    return policy, SourceState(path=state.url)
+    return policy, SourceState(path=state.url, loaded=state.last_contact)
