@@ -16,6 +16,7 @@ from hostproxy.mesh.bundle import file_name
 
 HEAD = "state/head"
 KEPT = 100  # generations; older ones are forgotten
+KEPT_SIZE = 32 * 1024 * 1024  # bytes of them; a listing of the store has at most twice that
 TRIES = 5  # to replace the head, when somebody else does so at the same time
 
 
@@ -99,8 +100,11 @@ class Generations:
     def _chain(head: Head, entries: Mapping[str, Entry]) -> list[tuple[str, Generation]]:
         """Each one and the one before it. What was written and never became the newest is in nobody's chain."""
         chain: list[tuple[str, Generation]] = []
-        key = head.key
+        key, size = head.key, 0
         while key in entries and len(chain) < KEPT:
+            size += len(entries[key].value)
+            if chain and size > KEPT_SIZE:
+                break
             generation = _decode(entries[key].value)
             chain.append((key, generation))
             key = generation.previous

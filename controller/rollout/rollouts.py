@@ -23,7 +23,8 @@ from controller.store import NotLeading, Store, Unavailable
 
 KEY = "state/rollout"
 TICK = 1.0  # seconds between looks at what the hosts report
-FRESH = 3.0  # seconds for which a report of a host serves while its wave is judged
+FRESH = 3.0  # seconds for which a report of a host serves while its wave is judged, at least
+ASKED = 100.0  # hosts of a wave that are asked in a second: each takes some milliseconds
 ORPHAN = 10.0  # seconds after which a generation whose rollout has not begun is given up
 
 Phase = Literal["running", "done", "stopped"]
@@ -159,7 +160,7 @@ class Rollouts:
             return False
         if act == "wait":
             await self._write(rollout, reason=reason)
-            self._around.tell(host for host in wave if host in seen and now - seen[host].at >= FRESH)
+            self._around.tell(host for host in wave if host in seen and now - seen[host].at >= _fresh(wave))
             return True
         if rollout.wave + 1 < len(rollout.waves):
             after = await self._write(rollout, wave=rollout.wave + 1, wave_began=now, reason="the wave was told")
@@ -253,7 +254,7 @@ class Rollouts:
         rollout = await self._current()
         if rollout is None or rollout.phase != "running" or host not in rollout.waves[rollout.wave]:
             return False
-        return self._now() - reported >= FRESH
+        return self._now() - reported >= _fresh(rollout.waves[rollout.wave])
 
     async def stable(self) -> Version | None:
         """What every host has, or goes back to."""
@@ -325,3 +326,8 @@ class Rollouts:
         if rollout.before is not None and newest is not None and newest.version == rollout.version:
             note = f"instead of {rollout.version}: {rollout.reason}"[:500]
             await self._generations.rollback(rollout.before.generation, actor, self._now(), note)
+
+
+def _fresh(wave: Collection[str]) -> float:
+    """Seconds for which reports of a wave serve."""
+    return max(FRESH, len(wave) / ASKED)

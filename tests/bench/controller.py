@@ -1,6 +1,7 @@
 """How soon a policy is on all hosts, and what that costs the controller: ``python -m tests.bench.controller``.
 
-The controller is the real one, with SQLite, on one core; the hosts are those of :mod:`tests.bench.hosts`, on another.
+The controller is the real one, on one core; the hosts are those of :mod:`tests.bench.hosts`, on another, and so is
+Consul, if it is the store.
 Exit status: 0 measured; 4 something did not happen.
 """
 
@@ -15,8 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing
-from pathlib import Path
+from contextlib import closing, contextmanager
 from typing import Any
 
 import msgspec
@@ -24,34 +24,38 @@ import msgspec
 from tests.bench.hosts import Storm, Task
 from tests.bench.measure import Watch, cpu_time, memory, percentile
 from tests.bench.processes import Failed, Processes, Program, raise_descriptor_limit, wait_until
+from tests.consul import Consul
 
 DOMAIN = "bench.example"
 DNS = "controller.bench.example"
 ADDRESS = "127.0.1.1"
 PORT = 15009  # of every host
-SERVICES = 200
-FILES = 20
-POLICY_SIZE = 100 * 1024  # bytes
-ARRIVALS = 20.0  # hosts a second that come first
+FILES = 20  # of the policy
+SERVICE_SIZE = 512  # bytes of it
+ARRIVALS = 50.0  # hosts a second that come first
 LIMIT = 300.0  # seconds for anything
 MIB = 1024 * 1024
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.controller", description=__doc__)
-    parser.add_argument("--hosts", type=int, default=1000, help="1000; at most 50,000")
+    parser.add_argument("--hosts", type=int, default=1000, help="1000")
+    parser.add_argument("--services", type=int, default=200, help="in the policy, of 512 bytes each (200)")
     parser.add_argument("--parallel", type=int, default=64, help="[push] parallel (64)")
     parser.add_argument("--rounds", type=int, default=3, help="policies that are applied (3)")
-    parser.add_argument("--waves", default="", help='as for "policy apply --waves"; all at once without it')
+    parser.add_argument("--waves", default="100%", help='as for "policy apply --waves"; "100%%"')
     parser.add_argument("--storm", type=int, default=500, help="hosts that come back at once (500)")
+    parser.add_argument("--store", choices=("sqlite", "consul"), default="sqlite", help="sqlite")
     parser.add_argument("--profile", metavar="FILE", help="have cProfile write there what the controller did")
     arguments = parser.parse_args(argv)
     cores = sorted(os.sched_getaffinity(0))
     raise_descriptor_limit()
     watch = Watch()
     try:
-        with Processes() as processes:
-            _Measurement(processes, arguments, cores[0], cores[-1]).run()
+        # Programs that are not told where to run stay here, beside the hosts.
+        os.sched_setaffinity(0, {cores[0]})
+        with Processes() as processes, _consul(processes, arguments.store) as consul:
+            _Measurement(processes, arguments, consul, cores[0], cores[-1]).run()
     except Failed as error:
         print(error, file=sys.stderr)
         return 4
@@ -62,10 +66,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def _consul(processes: Processes, store: str) -> Iterator[str]:
+    """The address of one that runs, if there is to be one."""
+    if store != "consul":
+        yield ""
+        return
+    consul = Consul(processes.directory / "consul").start()
+    try:
+        yield consul.address
+    finally:
+        consul.stop()
+
+
 class _Measurement:
-    def __init__(self, processes: Processes, arguments: argparse.Namespace, hosts_core: int, core: int) -> None:
+    def __init__(
+        self, processes: Processes, arguments: argparse.Namespace, consul: str, hosts_core: int, core: int
+    ) -> None:
+        """``consul`` is its address; "" without one."""
         self._processes = processes
         self._arguments = arguments
+        self._consul = consul
         self._hosts_core = hosts_core
         self._core = core
         self._directory = processes.directory / "controller"
@@ -84,13 +105,14 @@ class _Measurement:
         self._start_hosts(tokens)
         enrolled = self._wait_for("enrolled")
         print(f"{arguments.hosts} hosts enrolled in {enrolled['seconds']:.1f} s, {self._cost(before)}", flush=True)
-        self._show("arrived", arguments.hosts, before := self._used())
+        self._show("arrived", "came first", arguments.hosts, self._used())
         for number in range(1, arguments.rounds + 1):
             self._push(number)
         for storm in self._storms():
             before = self._used()
             self._hosts.process.send_signal(signal.SIGUSR1)
-            self._show("storm", storm.hosts, before)
+            what = "restarted" if storm.restarted else "reported"
+            self._show("storm", f"{what} over {storm.spread:g} s", storm.hosts, before)
 
     # The parts
 
@@ -110,11 +132,13 @@ class _Measurement:
         # Once it knows of all, as whoever asks it sees.
         wait_until(lambda: self._acknowledged(generation), [self._controller], "all acknowledgements", LIMIT)
         known = time.monotonic() - began
+        cost = self._cost(before)
+        wait_until(self._rolled_out, [self._controller], "the end of the rollout", LIMIT)
         times = [moment - began for moment in taken.values()]
         print(
             f"generation {generation} on {len(taken)} hosts: answered after {answered:.2f} s, "
             f"median {percentile(times, 0.5):.2f} s, p99 {percentile(times, 0.99):.2f} s, last {last:.2f} s, "
-            f"known {known:.2f} s; {self._cost(before)}",
+            f"known {known:.2f} s; {cost}",
             flush=True,
         )
 
@@ -125,16 +149,21 @@ class _Measurement:
         return taken
 
     def _acknowledged(self, generation: int) -> bool:
-        hosts = self._local("GET", "/v1/hosts")["hosts"]
-        return all(_generation(each) == generation for each in hosts)
+        return all(host["generation"] == generation for host in self._local("GET", "/v1/hosts")["hosts"])
 
-    def _show(self, event: str, hosts: int, before: tuple[float, float]) -> None:
+    def _rolled_out(self) -> bool:
+        rollout = self._local("GET", "/v1/rollout")["rollout"]
+        if rollout["phase"] == "stopped":
+            raise Failed(f"the rollout stopped: {rollout['reason']}")
+        return bool(rollout["phase"] == "done")
+
+    def _show(self, event: str, what: str, hosts: int, before: tuple[float, float]) -> None:
         found = self._wait_for(event)
         if found["failed"]:
             raise Failed(f"{found['failed']} of {hosts} hosts failed: {found['problem']}")
         bundles, reports = found["bundles"], found["reports"]
         print(
-            f"{hosts} hosts {event} within {found['seconds']:.1f} s: connection and bundle "
+            f"{hosts} hosts {what}, within {found['seconds']:.1f} s: connection and bundle "
             f"p50 {percentile(bundles, 0.5) * 1e3:.0f} ms, p99 {percentile(bundles, 0.99) * 1e3:.0f} ms, "
             f"most {max(bundles) * 1e3:.0f} ms; report p50 {percentile(reports, 0.5) * 1e3:.0f} ms, "
             f"p99 {percentile(reports, 0.99) * 1e3:.0f} ms; {self._cost(before)}",
@@ -143,7 +172,7 @@ class _Measurement:
 
     def _storms(self) -> tuple[Storm, ...]:
         count = min(self._arguments.storm, self._arguments.hosts)
-        return Storm(count, 30.0), Storm(count, 0.0)
+        return Storm(count, 30.0), Storm(count, 0.0), Storm(self._arguments.hosts, 30.0, restarted=False)
 
     # The controller
 
@@ -155,6 +184,8 @@ class _Measurement:
         subprocess.run([*command, "init", str(self._directory), *options], check=True, stdout=subprocess.DEVNULL)
         conf = self._directory / "controller.toml"
         text = conf.read_text().replace("[authority]\n", "[authority]\nper_minute = 100000\n")
+        if self._consul:
+            text = text.replace('backend = "sqlite"', f'backend = "consul"\nconsul_address = "{self._consul}"')
         conf.write_text(f"{text}\n[push]\nparallel = {self._arguments.parallel}\nport = {PORT}\n")
         if self._arguments.profile:
             command = [sys.executable, "-m", "cProfile", "-o", self._arguments.profile, *command[1:]]
@@ -181,9 +212,8 @@ class _Measurement:
 
     def _apply(self, number: int) -> int:
         """Another policy; its generation."""
-        waves = self._arguments.waves
-        plan = {"waves": waves.split(",")} if waves and number else None
-        request = {"files": policy(number), "plan": plan}
+        plan = {"waves": self._arguments.waves.split(",")}
+        request = {"files": policy(number, self._arguments.services), "plan": plan}
         generation: int = self._local("POST", "/v1/policy", request)["generation"]
         return generation
 
@@ -254,27 +284,22 @@ class _Measurement:
         return found[0]
 
 
-def policy(number: int) -> dict[str, str]:
-    """Files for 200 services with about 100 KiB; one line differs by the number."""
+def policy(number: int, services: int) -> dict[str, str]:
+    """Files for so many services; one line differs by the number."""
     files = {}
     for file in range(FILES):
-        text = "".join(_service(service) for service in range(file, SERVICES, FILES))
+        text = "".join(_service(service, services) for service in range(file, services, FILES))
         files[f"team-{file}.toml"] = text if file else f"# {number}\n{text}"
     return files
 
 
-def _service(number: int) -> str:
+def _service(number: int, services: int) -> str:
     name = f"service-{number}"
-    caller = f'from = ["service-{(number + 1) % SERVICES}", "service-{(number + 7) % SERVICES}"]'
-    rule = f'[[service.{name}.allow]]\n{caller}\nmethods = ["GET", "POST"]\npaths = ["/v1/things/{{id}}/parts/*"]\n'
+    callers = ", ".join(f'"service-{(number + step) % services}"' for step in (1, 7))
+    rule = f'[[service.{name}.allow]]\nfrom = [{callers}]\nmethods = ["GET", "POST"]\npaths = ["/v1/{{id}}/parts/*"]\n'
     head = f'[service.{name}]\nprotocol = "http"\ntimeout = "2s"\nbalance = "least-request"\n'
-    rules = (POLICY_SIZE // SERVICES - len(head)) // len(rule)
-    return head + rule * rules + "#" * (POLICY_SIZE // SERVICES - len(head) - rules * len(rule) - 1) + "\n"
-
-
-def _generation(host: dict[str, Any]) -> int:
-    found: int = host["report"]["generation"] if host.get("report") else 0
-    return found
+    text = head + rule * ((SERVICE_SIZE - len(head)) // len(rule))
+    return text + "#" * (SERVICE_SIZE - len(text) - 1) + "\n"
 
 
 def _asked(connection: http.client.HTTPConnection, method: str, path: str, body: object = None) -> Any:

@@ -19,7 +19,6 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ class Storm(msgspec.Struct, frozen=True):
 
     hosts: int
     spread: float  # seconds over which they come, at random
+    restarted: bool = True  # with nothing on the disk; else for their report of every minute
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -69,6 +69,7 @@ class Host:
         self._task = task
         self._path = directory / f"{name}.pem"
         self._signers: tuple[bytes, ...] = ()
+        self._confirmed = True
         self._client: ssl.SSLContext
 
     async def enrol(self, token: str) -> None:
@@ -100,13 +101,15 @@ class Host:
             context.num_tickets = 0
         return context
 
-    async def come(self) -> tuple[float, float]:
-        """As after a restart with nothing on the disk: seconds for the bundle, the connection included, and a report."""
+    async def come(self, restarted: bool) -> tuple[float, float]:
+        """Ask and report; seconds for the bundle, or that there is none, the connection included, and for a report."""
+        epoch, generation = (0, 0) if restarted else (self.newest.epoch, self.newest.generation)
         began = time.monotonic()
         link = await Link.open(self._task, self.address, self._client)
-        bundle = await link.ask("GET", "/v1/bundle?epoch=0&generation=0")
+        bundle = await link.ask("GET", f"/v1/bundle?epoch={epoch}&generation={generation}")
         had = time.monotonic()
-        self._take(bundle)
+        if bundle:
+            self._take(bundle)
         asked = time.monotonic()
         await link.ask("POST", "/v1/report", encode(self._report()))
         ended = time.monotonic()
@@ -120,11 +123,14 @@ class Host:
             prefix = f"spiffe://{self._task.trust_domain}/controller/"
             if not any(kind == "URI" and uri.startswith(prefix) for kind, uri in shown["subjectAltName"]):
                 raise Failed(f"{shown} is no controller")
-            body = await _message(reader)
-            self._take(body)
+            head, body = await _message(reader)
+            if head.startswith(b"PUT /v1/bundle "):
+                self._take(body)
+                tell(taken=time.monotonic(), host=self.name, generation=self.newest.generation)
+            elif head.startswith(b"POST /v1/confirm "):
+                self._confirmed = True
             answer = encode(self._report())
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
-            tell(taken=time.monotonic(), host=self.name, generation=self.newest.generation)
             await writer.drain()
         except Exception as error:
             tell(problem=f"{self.name}: {error!r}")
@@ -142,6 +148,7 @@ class Host:
             newest=self.newest,
         )
         self._signers = bundle.manifest.signers
+        self._confirmed = not bundle.manifest.confirm_within
         self.newest = Newest(*bundle.version, bundle.digest)
 
     def _report(self) -> HostReport:
@@ -153,6 +160,7 @@ class Host:
             generation=newest.generation,
             digest=newest.digest,
             state="applied",
+            confirmed=self._confirmed,
         )
 
 
@@ -176,20 +184,20 @@ class Link:
         head = f"{method} {path} HTTP/1.1\r\nHost: {self._dns}\r\n"
         length = f"Content-Length: {len(body)}\r\n" if method != "GET" else ""
         self._writer.write(f"{head}{length}\r\n".encode() + body)
-        return await asyncio.wait_for(_message(self._reader), PATIENCE)
+        head, answer = await asyncio.wait_for(_message(self._reader), PATIENCE)
+        if not head.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 204 ")):
+            raise Failed(f"{method} {path}: {head.splitlines()[0]!r} {answer[:200]!r}")
+        return answer
 
     def close(self) -> None:
         self._writer.close()
 
 
-async def _message(reader: asyncio.StreamReader) -> bytes:
-    """The body of a request, or of an answer that is good."""
+async def _message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Head and body of a request or an answer."""
     head = await reader.readuntil(b"\r\n\r\n")
     fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
-    body = await reader.readexactly(int(fields.get(b"content-length", b"0")))
-    if head.startswith(b"HTTP/") and not head.startswith(b"HTTP/1.1 200 "):
-        raise Failed(f"{head.splitlines()[0]!r} {body[:200]!r}")
-    return body
+    return head, await reader.readexactly(int(fields.get(b"content-length", b"0")))
 
 
 async def main(directory: Path) -> None:
@@ -205,13 +213,13 @@ async def main(directory: Path) -> None:
     began = time.monotonic()
     await asyncio.gather(*(enrol(host) for host in hosts))
     tell(event="enrolled", seconds=time.monotonic() - began)
-    await _storm("arrived", hosts, task.arrival)
+    await _storm("arrived", hosts, Storm(len(hosts), task.arrival))
     storms = list(task.storms)
     waiting: set[asyncio.Task[None]] = set()
 
     def next_storm() -> None:
         storm = storms.pop(0)
-        running = asyncio.create_task(_storm("storm", random.sample(hosts, storm.hosts), storm.spread))
+        running = asyncio.create_task(_storm("storm", random.sample(hosts, storm.hosts), storm))
         waiting.add(running)
         running.add_done_callback(waiting.discard)
 
@@ -222,13 +230,13 @@ async def main(directory: Path) -> None:
     await ended.wait()
 
 
-async def _storm(event: str, hosts: list[Host], spread: float) -> None:
-    async def later(work: Callable[[], Awaitable[tuple[float, float]]]) -> tuple[float, float]:
-        await asyncio.sleep(random.uniform(0.0, spread))
-        return await work()
+async def _storm(event: str, hosts: list[Host], storm: Storm) -> None:
+    async def come(host: Host) -> tuple[float, float]:
+        await asyncio.sleep(random.uniform(0.0, storm.spread))
+        return await host.come(storm.restarted)
 
     began = time.monotonic()
-    found = await asyncio.gather(*(later(host.come) for host in hosts), return_exceptions=True)
+    found = await asyncio.gather(*(come(host) for host in hosts), return_exceptions=True)
     good = [each for each in found if not isinstance(each, BaseException)]
     wrong = [repr(each) for each in found if isinstance(each, BaseException)]
     tell(

@@ -131,3 +131,12 @@ def test_a_new_epoch_comes_after_everything_that_hosts_may_have(generations: Gen
 def test_a_file_has_a_name_that_hosts_take(generations: Generations) -> None:
     with pytest.raises(ValueError, match="cannot be a file"):
         done(generations.apply({"../x.toml": b"#"}, "ann", 1.0))
+
+
+def test_large_ones_are_forgotten_sooner(generations: Generations, store: MemoryStore) -> None:
+    for number in range(14):
+        done(generations.apply({"a.toml": b"#%d" % number + b"x" * 3_000_000}, "ann", float(number)))
+    kept = [entry for key, entry in store.entries.items() if key.startswith("generations/")]
+    assert 1 < len(kept) < 14
+    assert sum(len(entry.value) for entry in kept) <= 32 * 1024 * 1024
+    assert done(generations.newest()).version.generation == 14  # type: ignore[union-attr]
