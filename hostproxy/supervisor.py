@@ -433,13 +433,13 @@ class Supervisor:
         """Requests wait for a service that no worker was told of."""
         consul = self._sources.consul
 
-        def answer(found: bool) -> None:
+        def answer(found: bool, problem: str) -> None:
             # One that was found comes with the next snapshot.
             if not found:
-                handle.absent(service, consul.known().problem if consul is not None else "")
+                handle.absent(service, problem)
 
         if consul is None:
-            answer(False)
+            answer(False, "")
         else:
             consul.want(service, answer)
 

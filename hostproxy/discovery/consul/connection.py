@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from functools import partial
 from typing import Any
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.interfaces import IHandshakeListener, IStreamClientEndpoint
 from twisted.internet.protocol import connectionDone
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
@@ -17,6 +19,7 @@ from zope.interface import implementer
 
 from hostproxy.config_discovery import ConsulConfig
 from hostproxy.discovery.consul.errors import AgentError
+from hostproxy.discovery.consul.named import NamedEndpoint
 from hostproxy.discovery.consul.tls import ClientTls, TlsError
 from hostproxy.mesh import addresses
 
@@ -141,7 +144,7 @@ class AgentEndpoint:
         elif isIPv6Address(host):
             kind = TCP6ClientEndpoint
         else:
-            kind = HostnameEndpoint  # it asks the resolver, on a thread
+            kind = partial(NamedEndpoint, getaddrinfo=socket.getaddrinfo)
         self._endpoint = kind(reactor, host, port)
         if scheme == "https":
             self.tls = ClientTls(reactor, config, host)

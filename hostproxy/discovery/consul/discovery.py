@@ -12,7 +12,7 @@ from hostproxy.discovery.consul.budget import TRAFFIC, Key, Needs, Traffic, plan
 from hostproxy.discovery.consul.composition import Composition
 from hostproxy.discovery.consul.coordinates import Coordinates
 from hostproxy.discovery.consul.counters import Counters
-from hostproxy.discovery.consul.firstuse import FirstUse, Replies
+from hostproxy.discovery.consul.firstuse import ENDED, FirstUse, Replies
 from hostproxy.discovery.consul.names import EXPLANATIONS, Names
 from hostproxy.discovery.consul.polls import Polls, Starts
 from hostproxy.discovery.consul.query import BlockingQuery
@@ -53,6 +53,7 @@ class ConsulDiscovery:
         """
         self._composition = Composition(reactor, self._instances, self._published)
         self.catalog = self._composition.catalog
+        agent.token_changed = self._rights_changed
         self._reactor = reactor
         self._config = config
         self._own = host.datacenter
@@ -77,7 +78,7 @@ class ConsulDiscovery:
         self._polls = Polls(reactor, asker, self._names.look)
         self._starts = Starts(reactor, random)
         self._first_use = FirstUse(
-            reactor, asker, config.first_use, self._datacenters, self._found, self._names.look
+            reactor, asker, self._names, config.first_use, self._datacenters, self._found
         )
         self._around = Around(
             reactor=reactor,
@@ -147,24 +148,24 @@ class ConsulDiscovery:
         if self._running:
             self._plan()
 
-    def want(self, service: str, done: Callable[[bool], object]) -> None:
+    def want(self, service: str, done: Callable[[bool, str], object]) -> None:
         """Find out about a service that a request names for the first time.
 
-        ``done(True)`` is called once the catalog has it, ``done(False)`` when nobody knows it or nobody can be asked;
-        at the latest after ``first_use`` seconds.
+        ``done(True, "")`` is called once the catalog has it, ``done(False, "")`` when nobody knows it, and
+        ``done(False, problem)`` when it could not be looked up; at the latest after ``first_use`` seconds.
         """
         try:
             names.service(service)
         except Wrong:
-            done(False)
+            done(False, "")
             return
         if service in self.catalog.value:
             self.used((service,))
-            done(True)
+            done(True, "")
         elif self._running:
             self._first_use.look(service, done)
         else:
-            done(False)
+            done(False, ENDED)
 
     def used(self, services: Iterable[str]) -> None:
         """Say that requests went to these services lately."""
@@ -212,13 +213,24 @@ class ConsulDiscovery:
         self._polls.change((self._watched[key], self._elsewhere(key)) for key in planned.polled)
 
     def _start_watches(self) -> None:
-        """Start what is not started, and have those that wait after a failure ask again."""
+        """Start what is not started, and have those ask again that wait after a failure, or with other rights."""
         self._starts.change(
-            one for one in self._watches if one.query is not None and (one.query.error or not one.started)
+            one
+            for one in self._watches
+            if one.query is not None and (one.query.error or one.outdated or not one.started)
         )
 
-    def _recovered(self) -> None:
+    def _rights_changed(self) -> None:
+        """No query that is waiting would hear of what the token may read now: Consul wakes none for that."""
+        for one in self._watches:
+            one.outdated = True
         self._start_watches()
+
+    def _recovered(self, had_no_rights: bool) -> None:
+        if had_no_rights:
+            self._rights_changed()
+        else:
+            self._start_watches()
         self._polls.recovered()
 
     def _expire(self) -> None:

@@ -1,4 +1,4 @@
-"""Every name that Consul has: shown to people, and asked when all instances of a service are gone at once.
+"""Every name that Consul has: shown to people, and asked when a service seems to have no instances.
 
 With ACLs, a token that may not read something gets an answer in which that is missing, and before version 1.11
 nothing says so. The names tell: Consul always has at least one service, itself, and a service whose last instance
@@ -57,9 +57,9 @@ class Names:
         asker: Asker,
         random: Callable[[], float],
         now: Callable[[], float],
-        recovered: Callable[[], object],
+        recovered: Callable[[bool], object],
     ) -> None:
-        """``recovered`` is called when there is an answer again."""
+        """``recovered`` is called when there is an answer again; with whether the token had no rights before."""
         self.all: tuple[str, ...] = ()
         self.problem = ""  # why there is no usable answer
         self.since = 0.0  # Unix seconds
@@ -68,6 +68,8 @@ class Names:
         self._random = random
         self._now = now
         self._recovered = recovered
+        self._answered = False  # ever
+        self._no_rights = False  # the last answer was that of a token without rights; a failure since is no answer
         self._running = False
         self._tries = 0
         self._asked: float | None = None  # reactor seconds
@@ -101,9 +103,13 @@ class Names:
         doubts = self._doubts.get(datacenter)
         if doubts is None:
             doubts = self._doubts[datacenter] = _Doubts(self._reactor, self._asker, datacenter)
-            if not datacenter:
-                doubts.seen_consul = CONSUL in self.all
+        if not datacenter and CONSUL in self.all:
+            doubts.seen_consul = True
         doubts.add(service, done)
+
+    def unlisted(self, service: str, datacenter: str) -> bool:
+        """Whether the last names suffice to say that a service has no instances, without a question for it alone."""
+        return not datacenter and self._answered and not self._no_rights and service not in self.all
 
     def _cancel(self) -> None:
         if self._timer is not None:
@@ -124,6 +130,7 @@ class Names:
         names = read(reply, self._asker)
         if not names or (CONSUL in self.all and CONSUL not in names):
             self._asker.unusable(NO_RIGHTS)
+            self._no_rights = True
             raise Unanswered(NO_RIGHTS, explain(NO_RIGHTS))
         shown = (name for name in names if len(name) <= NAME_SIZE and name.isprintable())
         self.all = tuple(sorted(shown)[:MOST])
@@ -132,12 +139,13 @@ class Names:
         self._asking = None
         if not self._running:
             return
-        problem = self.problem
+        problem, no_rights = self.problem, self._no_rights
         self.problem, self.since, self._tries = "", 0.0, 0
+        self._answered, self._no_rights = True, False
         self._schedule(INTERVAL * (0.9 + 0.2 * self._random()))
         if problem:
             self.log.info("Consul answers again")
-            self._recovered()
+            self._recovered(no_rights)
 
     def _bad(self, failure: Failure) -> None:
         self._asking = None
@@ -158,20 +166,20 @@ class Names:
 
 
 class _Doubts:
-    """The services of one datacenter whose instances are gone, and the question about them."""
+    """The services of one datacenter that seem to have no instances, and the question about them."""
 
     def __init__(self, reactor: Any, asker: Asker, datacenter: str) -> None:
         self._reactor = reactor
         self._asker = asker
         self._datacenter = datacenter
-        self._waiting: dict[str, Callable[[str], object]] = {}
+        self._waiting: dict[tuple[str, Callable[[str], object]], None] = {}  # service, and who is told
         self._last = reactor.seconds() - PAUSE
         self._timer: Any = None
         self._asking: Deferred[None] | None = None
         self.seen_consul = False
 
     def add(self, service: str, done: Callable[[str], object]) -> None:
-        self._waiting[service] = done
+        self._waiting[service, done] = None
         self._schedule()
 
     def stop(self) -> None:
@@ -197,10 +205,12 @@ class _Doubts:
         self._asking = asking
         asking.addCallbacks(lambda names: self._decide(waiting, names), lambda failure: self._decide(waiting, None))
 
-    def _decide(self, waiting: dict[str, Callable[[str], object]], names: dict[str, msgspec.Raw] | None) -> None:
+    def _decide(
+        self, waiting: dict[tuple[str, Callable[[str], object]], None], names: dict[str, msgspec.Raw] | None
+    ) -> None:
         self._asking = None
         self.seen_consul = self.seen_consul or (names is not None and CONSUL in names)
-        for service, done in waiting.items():
+        for service, done in waiting:
             if names is None:
                 done(UNKNOWN)
             elif not names or (self.seen_consul and CONSUL not in names):
@@ -223,11 +233,12 @@ def read(reply: Reply, asker: Asker) -> dict[str, msgspec.Raw]:
 
 
 EXPLANATIONS = {
-    NO_RIGHTS: "the ACL token may not read services any more: give it service_prefix read",
+    NO_RIGHTS: "the ACL token may not read services: give it service_prefix read",
     NO_NODE_RIGHTS: "the ACL token may not read the nodes: give it node_prefix read",
+    UNKNOWN: "Consul gives no instance, and does not say which services there are",
     "filtered": "the ACL token may not read all of it: give it service_prefix and node_prefix read",
     "no_leader": "Consul has no leader, so this may be old",
-    "emptied": "suddenly no instance, which is being looked into",
+    "emptied": "no instance, which is being looked into",
     "malformed": "the answer is not what Consul answers: is another program at the address of the agent?",
 }
 

@@ -100,7 +100,7 @@ class Registration:
     def problem(self) -> str:
         """Why not everything is registered, or reported, as it should be; "" when it is."""
         if self._desired and self._ready is None:
-            return "nothing is registered before the workers serve"
+            return "nothing is registered before this host is ready"
         return self._problem or self._beats.problem
 
     @property

@@ -59,6 +59,7 @@ class Agent:
         self.reactor = reactor
         self.counters = counters
         self.address = config.address
+        self.token_changed: Callable[[], object] = lambda: None  # called before another token than before is sent
         self._namespace = config.namespace
         self._token = token
         self._endpoint = AgentEndpoint(reactor, config)
@@ -145,7 +146,9 @@ class Agent:
             headers = Headers({b"Host": [self._endpoint.host], b"User-Agent": [b"hostproxy"]})
             if token:
                 headers.addRawHeader(b"X-Consul-Token", token.encode("ascii"))
-            self._sent = token, headers
+            changed, self._sent = self._sent is not None, (token, headers)
+            if changed:
+                self.token_changed()
         sent: Deferred[Any] = self._web.request(method.encode(), uri, self._sent[1], _Body(body) if body else None)
         return sent
 

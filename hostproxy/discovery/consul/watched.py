@@ -2,7 +2,8 @@
 
 Whatever goes wrong, the last known instances stay, for as long as it takes: only an answer that is complete and
 believable replaces them. That a service has suddenly lost all of its instances is hardly ever true, and costs the most
-when it isn't; it is believed only after the names of all services agree, and after ``hold_empty``.
+when it isn't; it is believed only after the names of all services agree, and after ``hold_empty``. That there are none
+to begin with needs the names as well, because a token without rights is told the same.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Watched:
         self.query: BlockingQuery | None = None
         self.instances = kept
         self.started = False  # the query is
+        self.outdated = False  # what the query waits for was asked with other rights
         self.asked: float | None = None  # reactor seconds of the last question in turn
         self._source = Source(key.service, key.datacenter, remote)
         self._around = around
@@ -84,7 +86,8 @@ class Watched:
         return self._hold is not None
 
     def start(self) -> None:
-        """Start the blocking query, if there is to be one; one that is waiting after a failure asks again now."""
+        """Start the blocking query, if there is to be one; one that was started asks again now."""
+        self.outdated = False
         if self.query is not None:
             if self.started:
                 self.query.refresh()
@@ -239,12 +242,13 @@ class Watched:
     # No instance any more
 
     def _emptied(self) -> str:
-        if not self.instances:
+        if not self.instances and self._from_consul:
             self._use(NOTHING)
             return ""
         if not self._empty:
             self._empty = True
-            self._around.counters.suppressed_empty += 1
+            if self.instances:
+                self._around.counters.suppressed_empty += 1
         if self._verdict == GENUINE:
             return ""
         datacenter = self.key.datacenter if self._source.remote else ""
@@ -264,6 +268,10 @@ class Watched:
                 self._tell(verdict)
             return
         self._problem = ""
+        if not self.instances:
+            self._release()
+            self._use(NOTHING)
+            return
         hold = self._around.hold_empty
         self.log.warn(
             "{service} in {datacenter} has no instance any more; its last {count} are kept for {hold:g} s",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -53,6 +53,7 @@ class FakeAgent:
         self.partly = False
         self.no_rights = False  # as 1.8.7 does it: 200, and nothing in it
         self.no_node_rights = False
+        self.token_changed: Callable[[], object] = lambda: None
         self.asked: list[Question] = []
         self.under_way: dict[Deferred[Reply], Question] = {}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -13,6 +14,8 @@ from hostproxy.discovery.catalog import Catalog, Instance
 from hostproxy.discovery.consul.budget import Key
 from hostproxy.discovery.consul.counters import Counters
 from hostproxy.discovery.consul.discovery import ConsulDiscovery
+from hostproxy.discovery.consul.firstuse import BUSY, ENDED, FULL
+from hostproxy.discovery.consul.names import explain
 from hostproxy.discovery.consul.slices import Slices
 from hostproxy.discovery.consul.transport import Reply
 from hostproxy.discovery.knowledge import ServiceKnowledge
@@ -76,9 +79,10 @@ class World:
         )
         return found
 
-    def want(self, service: str) -> list[bool]:
-        answers: list[bool] = []
-        self.discovery.want(service, answers.append)
+    def want(self, service: str) -> list[bool | str]:
+        """What comes of a first use: whether it is known, or why that can't be said."""
+        answers: list[bool | str] = []
+        self.discovery.want(service, lambda found, problem: answers.append(problem or found))
         return answers
 
 
@@ -470,6 +474,94 @@ def test_with_no_hold_a_service_that_is_gone_is_still_looked_into(world: World) 
     stop(world)
 
 
+@pytest.mark.parametrize("watches", [1, 2])
+@pytest.mark.parametrize("rights", ["no_rights", "no_node_rights"])
+@pytest.mark.parametrize("kept", [{}, {"web": ()}])
+def test_a_token_without_rights_at_the_first_start_is_told_and_mended_soon(
+    rights: str, watches: int, kept: Catalog
+) -> None:
+    world = World(watches=watches)  # with one, "web" is polled
+    world.agent.set("a", entry(node="one"))
+    world.agent.set("web", entry(node="one"))
+    setattr(world.agent, rights, True)
+    world.start(kept, upstreams=["a", "web"])
+    world.run_slowly(30)
+    assert world.hosts("a") is None
+    assert world.hosts("web") == (None if not kept else [])
+    assert world.known("web").problem == explain(rights)
+    assert world.discovery.state().problem == (explain(rights) if rights == "no_rights" else "")
+    assert world.counters.suppressed_empty == 0
+    world.run_slowly(3600)
+    assert len(world.agent.asked) < 3600 * 0.6
+    setattr(world.agent, rights, False)  # and nothing else: no query is answered because of that
+    world.run_slowly(16)
+    assert [world.hosts("a"), world.hosts("web")] == [["one"], ["one"]]
+    assert (world.known("web").problem, world.discovery.state().problem) == ("", "")
+    stop(world)
+
+
+def test_an_empty_service_is_not_believed_while_the_names_are_unknown(world: World) -> None:
+    world.agent.names = {"consul": "x" * 3_000_000}  # more than is read
+    world.start(upstreams=["web"])
+    world.run_slowly(20)
+    assert world.hosts("web") is None
+    assert "being looked into" in world.known("web").problem
+    world.agent.names = None
+    world.run_slowly(20)
+    assert (world.hosts("web"), world.known("web").problem) == ([], "")
+
+
+def test_what_was_asked_before_the_token_had_rights_is_asked_again_when_it_has(world: World) -> None:
+    world.agent.set("web", entry(node="visible"))
+    world.start(upstreams=["web"])
+    world.run(5)
+    world.agent.names = {}
+    world.run_slowly(80)
+    assert world.discovery.state().problem == explain("no_rights")
+    world.agent.broken = "refused"  # which does not make it forgotten
+    world.run_slowly(10)
+    world.agent.broken = ""
+    world.agent.services["", "web"] = body(entry(node="visible"), entry("10.0.0.2", node="too"))
+    assert [question.blocking for question in world.agent.under_way.values()] == [True]
+    world.agent.names = None
+    world.run_slowly(16)
+    assert world.discovery.state().problem == ""
+    assert world.hosts("web") == ["too", "visible"]
+    asked = len(world.agent.questions("web"))
+    world.agent.broken = "refused"
+    world.run_slowly(70)
+    assert world.discovery.state().problem
+    world.agent.broken = ""
+    world.run_slowly(10)
+    assert world.discovery.state().problem == ""
+    assert len(world.agent.questions("web")) == asked  # rights were the same all the time
+
+
+def test_another_token_has_every_watch_ask_again_one_after_the_other() -> None:
+    names = [f"s{number}" for number in range(300)]
+    world = World(watches=400)
+    world.start(upstreams=names)
+    world.run(5)
+    assert all(world.hosts(name) == [] for name in names)  # the token sees that there is a Consul, and nothing else
+    for name in names:
+        world.agent.services["", name] = body(entry(node="one"))
+    asked = len(world.agent.asked)
+    world.run(5)
+    assert len(world.agent.asked) == asked
+    world.agent.token_changed()
+    world.run(0.5, step=0.001)
+    assert 50 <= len(world.agent.asked) - asked <= 150
+    world.need(policy=["more"])  # which does not make it forgotten
+    world.run(2.5, step=0.001)
+    assert all(world.hosts(name) == ["one"] for name in names)
+    assert all(len([q for q in world.agent.questions(name)[-3:] if not q.blocking]) >= 1 for name in names)
+    stop(world)
+    asked = len(world.agent.asked)
+    world.agent.token_changed()
+    world.run(1)
+    assert len(world.agent.asked) == asked
+
+
 def test_that_everything_is_gone_costs_few_questions_about_names() -> None:
     world = World()
     names = [f"s{number}" for number in range(100)]
@@ -530,7 +622,7 @@ def test_a_name_is_looked_up_when_it_is_used_first(world: World) -> None:
     world.run(1)
     assert world.hosts("web") is None
     known_before: list[Any] = []
-    world.discovery.want("web", lambda found: known_before.append((found, world.hosts("web"))))
+    world.discovery.want("web", lambda found, _: known_before.append((found, world.hosts("web"))))
     also = world.want("web")
     world.run(0.05)
     assert known_before == [(True, ["one"])]
@@ -577,24 +669,91 @@ def test_made_up_names_are_bounded_in_rate_number_and_time(world: World) -> None
     world.run(2)
     before, start = len(world.agent.asked), world.clock.seconds()
     answers = [world.want(f"n{number}") for number in range(300)]
-    assert sum(answer == [False] for answer in answers) == 200  # more than may wait
+    assert sum(answer == [FULL] for answer in answers) == 200  # more than may wait
     world.run(0.5)
     assert len(world.agent.asked) - before <= 20 + 5
     world.run(1.6)
-    assert all(answer == [False] for answer in answers)  # the rest: patience is over
+    counts = Counter(answer for (answer,) in answers)
+    assert set(counts) == {False, BUSY, FULL}  # the rest: patience is over
+    assert 55 <= counts[BUSY] <= 65
     assert len(world.agent.asked) - before <= 20 + 10 * (world.clock.seconds() - start)
     assert world.counters.errors["first_use_full"] == 200
 
 
-@pytest.mark.parametrize("fault", ["silent", "broken", "status"])
-def test_a_first_use_without_consul_ends_in_time(world: World, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "value", "problem"),
+    [
+        ("silent", True, "no answer of use from Consul within 2 s"),
+        ("broken", "refused", "the agent does not answer: refused"),
+        ("status", 500, "Consul answers 500 'No cluster leader'"),
+        ("status", 403, "Consul answers 403 'No cluster leader'"),
+        ("filtered", True, "the ACL token may not read all of it: give it service_prefix and node_prefix read"),
+        ("services", {("", "web"): b"<html>"}, explain("malformed")),
+    ],
+)
+def test_a_first_use_that_consul_does_not_answer_ends_in_time_and_is_not_remembered(
+    world: World, fault: str, value: object, problem: str
+) -> None:
     world.start()
     world.run(1)
-    setattr(world.agent, fault, {"silent": True, "broken": "refused", "status": 500}[fault])
+    before = getattr(world.agent, fault)
+    setattr(world.agent, fault, value)
     answers = world.want("web")
     world.run(2.05)
-    assert answers == [False]
+    assert answers == [problem]
     assert world.hosts("web") is None
+    setattr(world.agent, fault, before)
+    world.agent.set("web", entry(node="one"))
+    answers = world.want("web")
+    world.run(0.1)
+    assert (answers, world.hosts("web")) == ([True], ["one"])
+
+
+@pytest.mark.parametrize("rights", ["no_rights", "no_node_rights"])
+def test_a_first_use_of_what_the_token_may_not_read_says_so(world: World, rights: str) -> None:
+    world.agent.set("web", entry(node="one"))
+    setattr(world.agent, rights, True)
+    world.start()
+    world.run(1)
+    answers = [world.want("web"), world.want("web")]
+    world.run(1.1)
+    assert answers == [[explain(rights)]] * 2
+    assert world.hosts("web") is None
+    setattr(world.agent, rights, False)
+    answer = world.want("web")
+    world.run(0.1)
+    assert (answer, world.hosts("web")) == ([True], ["one"])
+
+
+def test_a_first_use_is_no_proof_before_the_names_were_read(world: World) -> None:
+    world.start()
+    assert not world.discovery.state().names
+    unknown = world.want("web")
+    world.run(0.04)
+    assert unknown == []
+    world.run(0.1)
+    assert unknown == [False]
+
+
+def test_a_first_use_after_all_rights_were_lost_says_so(world: World) -> None:
+    world.start()
+    world.run(2)
+    assert world.discovery.state().names == ("consul",)
+    world.agent.set("web", entry(node="one"))
+    world.agent.no_rights = True
+    world.run_slowly(70)
+    answer = world.want("web")
+    world.run(1.1)
+    assert answer == [explain("no_rights")]
+
+
+def test_a_first_use_whose_other_datacenter_does_not_answer_is_a_problem(world: World) -> None:
+    world.agent.raw("web", b"<html>", datacenter="dc2")
+    world.start(failover={"web": ("dc2",)})
+    world.run(1)
+    answer = world.want("web")
+    world.run(0.1)
+    assert answer == [explain("malformed")]
 
 
 def test_a_first_use_looks_in_the_datacenters_of_failover_too() -> None:
@@ -604,7 +763,7 @@ def test_a_first_use_looks_in_the_datacenters_of_failover_too() -> None:
     world.run(1)
     assert world.hosts("web") is None  # over budget, and nobody used it
     answer = world.want("web")
-    world.run(0.1)
+    world.run(0.2)
     assert (answer, world.hosts("web")) == ([True], ["far"])
     world.run(1)
     assert world.known("web").source == "poll"
@@ -616,8 +775,8 @@ def test_nobody_waits_after_the_end(world: World) -> None:
     world.start()
     answer = world.want("web")
     world.discovery.stop()
-    assert answer == [False]
-    assert world.want("web") == [False]
+    assert answer == [ENDED]
+    assert world.want("web") == [ENDED]
 
 
 # Names, and many instances

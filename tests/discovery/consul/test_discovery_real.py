@@ -101,9 +101,9 @@ def test_an_instance_comes_changes_and_goes_within_a_second(here: Here, consul: 
 def test_a_name_is_found_when_it_is_first_used(here: Here, consul: real.Consul) -> None:
     consul.register("late", "10.1.0.3", 80)
     here.start()
-    answers: list[tuple[str, bool]] = []
+    answers: list[tuple[str, bool | str]] = []
     for name in ("late", "nobody"):
-        here.discovery.want(name, lambda found, name=name: answers.append((name, found)))  # type: ignore[misc]
+        here.discovery.want(name, lambda found, problem, name=name: answers.append((name, problem or found)))  # type: ignore[misc]
     here.within(2, lambda: len(answers) == 2)
     assert sorted(answers) == [("late", True), ("nobody", False)]
     assert here.seen("late") == [("10.1.0.3:80", "passing", 1)]

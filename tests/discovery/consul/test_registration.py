@@ -96,7 +96,7 @@ def test_nothing_is_registered_before_the_workers_serve() -> None:
     case.registration.serving(False)
     case.pass_(120)
     assert case.agent.requests == []
-    assert case.registration.problem == "nothing is registered before the workers serve"
+    assert case.registration.problem == "nothing is registered before this host is ready"
     case.registration.serving(True)
     case.pass_(0)
     assert set(case.agent.services) == {"hostproxy", WEB}

@@ -125,6 +125,16 @@ def test_the_token_is_asked_for_each_time(world: World) -> None:
     assert b"X-Consul-Token" not in stub.requests[2]
 
 
+def test_another_token_is_told_before_it_is_sent(world: World) -> None:
+    stub, tokens = world.stub(http()), iter(["one", "one", "two", "two", ""])
+    agent = world.agent(stub, lambda: next(tokens))
+    told: list[int] = []
+    agent.token_changed = lambda: told.append(len(stub.requests))
+    for _ in range(5):
+        world.get(ask(agent))
+    assert told == [2, 4]
+
+
 def test_without_its_token_nothing_is_sent(world: World) -> None:
     def token() -> str:
         raise AgentError("token", "no token")
