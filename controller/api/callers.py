@@ -15,6 +15,7 @@ from controller.api.calls import OPERATORS, Caller, No, Role
 from controller.api.operator_records import Operator
 from controller.api.parts import Parts
 from controller.authority.minting import BACK_DATED
+from controller.authority.requests import key_fingerprint
 from controller.registry.records import Refused
 from hostproxy.mesh.spiffe import InvalidName, SpiffeId
 
@@ -69,18 +70,19 @@ async def _certified(parts: Parts, certificate: x509.Certificate) -> Caller:
     identity = _identity(certificate)
     if identity.trust_domain != parts.trust_domain:
         raise No(403, f"{identity} is not of this mesh", code="mesh")
-    issued = (certificate.not_valid_before_utc + BACK_DATED).timestamp()
     if identity.kind == "host":
+        key = key_fingerprint(certificate.public_key())
         try:
-            await parts.registry.recognise(identity.name, issued)
+            host = await parts.registry.recognise(identity.name, key)
         except Refused as refused:
             raise No(403, str(refused), code=refused.code) from None
-        return Caller(Role.HOST, str(identity), identity.name, issued)
+        return Caller(Role.HOST, str(identity), identity.name, key, host.times)
     if identity.kind == "operator":
         operator = await parts.operators.get(identity.name)
+        issued = (certificate.not_valid_before_utc + BACK_DATED).timestamp()
         if operator is None or issued < int(operator.created):
             raise No(403, f"{identity} is no operator any more", code="operator")
-        return Caller(_role(operator), str(identity), operator.name, issued)
+        return Caller(_role(operator), str(identity), operator.name)
     raise No(403, f"{identity} has no business here: hosts and operators have", code="kind")
 
 

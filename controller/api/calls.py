@@ -46,7 +46,8 @@ class Caller(NamedTuple):
     role: Role
     actor: str  # for the audit log: a SPIFFE ID, "uid 0", or an address
     name: str = ""  # of the host or operator
-    issued: float = 0.0  # when the certificate was that it came with, Unix seconds; 0.0: none
+    key: str = ""  # fingerprint of the key in a host's certificate
+    times: int = 0  # how often that host has enrolled
 
 
 class Answer(NamedTuple):

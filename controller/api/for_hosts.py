@@ -54,7 +54,7 @@ async def enrol(parts: Parts, call: Call) -> Answer:
     parts.guesses.succeeded(call.address)
     identity = SpiffeId.host(parts.trust_domain, host.name)
     certificate, leaf = _issue(parts, key, identity, "")
-    await parts.registry.hosts.issued(host.name, leaf)
+    await parts.registry.hosts.issued(host.name, leaf, host.times)
     await parts.audit.record(
         call.caller.actor, "host.enrol", str(identity), after=leaf.fingerprint, detail=f"token {host.token}"
     )
@@ -78,14 +78,17 @@ async def certificates(parts: Parts, call: Call) -> Answer:
         identity, dns = await _identity(parts, name, request.name)
         await parts.registry.keys.claim(requests.key_fingerprint(key), name)
         certificate, leaf = _issue(parts, key, identity, dns)
+        if request.name == "host":
+            await parts.registry.hosts.issued(name, leaf, call.caller.times)
+        else:
+            # Another machine may have enrolled under the name while this was worked on.
+            await parts.registry.recognise(name, call.caller.key)
     except (Refused, InvalidName, requests.Refused) as refused:
         await parts.audit.record(
             call.caller.actor, "certificate.issue", wanted, result="refused", detail=str(refused)
         )
         forbidden = isinstance(refused, Refused) and refused.code not in ("name", "key")
         raise No(403 if forbidden else 400, str(refused)) from None
-    if request.name == "host":
-        await parts.registry.hosts.issued(name, leaf)
     # Whoever has a certificate has a line in the log: without the line there is no certificate.
     await parts.audit.record(
         call.caller.actor, "certificate.issue", str(identity), after=leaf.fingerprint, detail=f"serial {leaf.serial}"

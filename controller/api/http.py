@@ -38,6 +38,9 @@ HEAD_SIZE = 16 * 1024  # bytes
 HEADER_COUNT = 100
 # Bytes of all bodies that are held at a time. Above it, who comes with another one is told to come again.
 BODIES = 64 * 1024 * 1024
+# Of these, what all may have together who have shown no certificate: a length is soon said, and the rest is for hosts.
+STRANGERS = 16 * 1024 * 1024
+STRANGER = 8 * 1024 * 1024  # and what one address may have of that
 PIECE = 16 * 1024  # bytes handed to the transport at a time
 
 _FIELDS = (
@@ -187,6 +190,7 @@ class Channel(HTTPChannel):
         self.working = False  # a request is being answered
         self.draining = False  # no further request
         self.address = address  # IP address; "" on the Unix socket
+        self.trusted = not address  # it has shown a certificate that was verified
         self._factory = factory
         self._refused = False
         self._reserved = 0  # bytes of a body that the factory has counted
@@ -247,7 +251,8 @@ class Channel(HTTPChannel):
         most = self._factory.limit(self._command, target, credential)
         if length > most:
             return Refusal(413, b"Content Too Large", f"the body may have {most} bytes at most")
-        if not self._factory.reserve(length):
+        self.trusted = not self.address or self.peer().certificate is not None
+        if not self._factory.reserve(self, length):
             return Refusal(503, b"Service Unavailable", "too much is being sent at a time: try again")
         self._reserved += length
         return None
@@ -290,7 +295,7 @@ class Channel(HTTPChannel):
             self.loseConnection()
 
     def _release(self) -> None:
-        self._factory.release(self._reserved)
+        self._factory.release(self, self._reserved)
         self._reserved = 0
 
     def callLater(self, delay: float, function: Callable[..., object]) -> Any:
@@ -324,44 +329,68 @@ class ApiFactory(ServerFactory):
         self.limit = limit
         self.clock = clock
         self.turned_away = 0  # connections, because there were too many
-        self.open: set[Channel] = set()
+        self.open: dict[Channel, None] = {}  # the oldest first
+        self._theirs: Counter[str] = Counter()  # bytes of bodies by address, of those without a certificate
         self._most = most
         self._per_address = per_address
         self._addresses: Counter[str] = Counter()
         self._bodies = 0
 
     def has_room(self, address: str) -> bool:
-        """Whether one more connection from there may be open; counts those that may not."""
-        room = len(self.open) < self._most and self._addresses[address] < self._per_address
-        self.turned_away += not room
-        return room
+        """Whether one more connection from there may be open; counts those that may not, or had to give way.
+
+        When all places are taken, the oldest who has shown no certificate gives way: silence is no reason to stay.
+        """
+        if self._addresses[address] >= self._per_address:
+            self.turned_away += 1
+            return False
+        if len(self.open) < self._most:
+            return True
+        self.turned_away += 1
+        oldest = next((each for each in self.open if not each.trusted and each.transport is not None), None)
+        if oldest is None:
+            return False
+        self.closed(oldest)
+        oldest.transport.abortConnection()
+        return True
 
     def buildProtocol(self, addr: IAddress | None) -> Channel | None:
         address = "" if isinstance(addr, UNIXAddress) else str(getattr(addr, "host", ""))
         if not self.has_room(address):
             return None
         channel = Channel(self, address)
-        self.open.add(channel)
+        self.open[channel] = None
         self._addresses[address] += 1
         return channel
 
     def closed(self, channel: Channel) -> None:
         """A connection is over."""
-        self.open.discard(channel)
+        if channel not in self.open:
+            return  # it had to give way before
+        del self.open[channel]
         self._addresses[channel.address] -= 1
         if not self._addresses[channel.address]:
             del self._addresses[channel.address]
 
-    def reserve(self, size: int) -> bool:
+    def reserve(self, channel: Channel, size: int) -> bool:
         """Count bytes of a body that is to come; False: there is no room for them now."""
         if self._bodies + size > BODIES:
             return False
+        if not channel.trusted:
+            theirs = self._theirs[channel.address] + size
+            if self._theirs.total() + size > STRANGERS or theirs > STRANGER:
+                return False
+            self._theirs[channel.address] = theirs
         self._bodies += size
         return True
 
-    def release(self, size: int) -> None:
+    def release(self, channel: Channel, size: int) -> None:
         """They are not held any more."""
         self._bodies -= size
+        if not channel.trusted:
+            self._theirs[channel.address] -= size
+            if not self._theirs[channel.address]:
+                del self._theirs[channel.address]
 
     def drain(self) -> None:
         """Close what is idle, and the rest once it is answered."""

@@ -11,6 +11,7 @@ import hashlib
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 REQUEST_SIZE = 8 * 1024  # bytes; one with an EC key and no names has 400
@@ -40,6 +41,6 @@ def public_key(csr: bytes) -> ec.EllipticCurvePublicKey:
     return key
 
 
-def key_fingerprint(key: ec.EllipticCurvePublicKey) -> str:
+def key_fingerprint(key: CertificatePublicKeyTypes) -> str:
     """What tells keys apart: SHA-256 of the SubjectPublicKeyInfo, hexadecimal."""
     return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()

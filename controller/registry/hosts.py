@@ -11,6 +11,7 @@ from controller.store import Store
 from hostproxy.mesh import spiffe
 from hostproxy.mesh.messages import Figures, HostReport
 
+KEYS = 4  # a host has two while it renews, and another when an answer got lost
 REPORT_KEPT = 300.0  # seconds after which a report is stored again although nothing in it changed
 _HOSTS = "hosts/"
 _REPORTS = "reports/"
@@ -33,6 +34,7 @@ class Host(Record, frozen=True):
     times: int = 1  # how often it has enrolled
     token: str = ""  # id of the token that it enrolled with
     leaf: Leaf | None = None  # its own last certificate
+    keys: tuple[str, ...] = ()  # SHA-256 of the keys in its own last certificates since it enrolled: others are not it
 
 
 class Report(Record, frozen=True):
@@ -71,13 +73,18 @@ class Hosts:
         assert host is not None
         return host
 
-    async def issued(self, name: str, leaf: Leaf) -> None:
-        """Note the last certificate of a host's own. Raises :class:`Refused`."""
+    async def issued(self, name: str, leaf: Leaf, times: int) -> None:
+        """Note the last certificate of a host's own, before it is given. Raises :class:`Refused`.
+
+        ``times`` is how often the host that asked for it had enrolled: who has enrolled since is another machine.
+        """
 
         def noted(known: Host | None) -> Host:
             if known is None:
                 raise Refused("unknown-host", f"{name} has not enrolled")
-            return msgspec.structs.replace(known, leaf=leaf)
+            if known.times != times:
+                raise Refused("stale", f"{name} has enrolled again meanwhile")
+            return msgspec.structs.replace(known, leaf=leaf, keys=(*known.keys, leaf.key)[-KEYS:])
 
         await change(self._store, _key(name), Host, noted)
 

@@ -61,18 +61,18 @@ class Registry:
         # Asked once more with the write: two tokens for one new host let one machine in, not two.
         return await self.hosts.enrol(host, token=token_id(token), again=token.reenrol)
 
-    async def recognise(self, host: str, issued: float) -> Host:
+    async def recognise(self, host: str, key: str) -> Host:
         """The host that shows a certificate which is valid in itself. Raises :class:`Refused`.
 
-        ``issued`` is when the certificate was (Unix seconds: its NotBefore and what that is back-dated by). One from
-        before the last enrolment belongs to the machine that had the name before.
+        ``key`` is the fingerprint of the key in it. One that was not issued since the last enrolment belongs to the
+        machine that had the name before, however new the certificate is.
         """
         known = await self.hosts.get(host)
         if known is None:
             raise Refused("unknown-host", f"{host} has not enrolled")
         await self._not_denied("host", host)
-        if issued < int(known.enrolled):
-            raise Refused("stale", f"the certificate is from before {host} enrolled again")
+        if key not in known.keys:
+            raise Refused("stale", f"the certificate is from before {host} enrolled again, or an old one of its own")
         return known
 
     async def may_have(self, host: str, service: str) -> bool:

@@ -216,10 +216,15 @@ def test_there_are_so_many_connections_and_no_more() -> None:
     assert server.factory.buildProtocol(IPv4Address("TCP", "10.0.0.1", 1)) is None
     for number in range(6):
         server.connect(f"10.0.1.{number}")
-    assert server.factory.buildProtocol(IPv4Address("TCP", "10.0.2.1", 1)) is None
-    held[0][0].connectionLost(Any)  # type: ignore[arg-type]
-    server.connect("10.0.0.1")
-    assert server.factory.turned_away == 2
+    # Whoever has been silent for longest gives way to the next, unless a certificate was shown.
+    held[0][0].trusted = True
+    server.connect("10.0.2.1")
+    assert [wire.aborted for _, wire in held] == [False, True, False, False]
+    assert len(server.factory.open) == 10
+    for channel in server.factory.open:
+        channel.trusted = True
+    assert server.factory.buildProtocol(IPv4Address("TCP", "10.0.2.2", 1)) is None
+    assert server.factory.turned_away == 3
 
 
 def test_bodies_have_so_much_room_together() -> None:

@@ -121,17 +121,24 @@ def test_a_stranger_without_a_token_leaves_no_trace(mesh: Mesh, memory: MemorySt
     assert memory.entries == before
 
 
+def leaf_of(key: str) -> Leaf:
+    return Leaf(serial="01", fingerprint="ff", key=key, not_after=2_000_000.0)
+
+
 def test_the_machine_before_is_not_recognised_after_a_new_one_enrolled(mesh: Mesh) -> None:
-    assert mesh.refused(mesh.registry.recognise("web-1", mesh.time)) == "unknown-host"
-    first = mesh.enrol("web-1")
-    issued = float(int(mesh.time + 0.7))  # certificates count in whole seconds
-    assert mesh.ask(mesh.registry.recognise("web-1", issued)) == first
-    mesh.time += 10
-    second = mesh.enrol("web-1", reenrol=True)
-    assert mesh.refused(mesh.registry.recognise("web-1", issued)) == "stale"
-    assert mesh.ask(mesh.registry.recognise("web-1", mesh.time)) == second
+    assert mesh.refused(mesh.registry.recognise("web-1", "one")) == "unknown-host"
+    mesh.enrol("web-1")
+    assert mesh.refused(mesh.registry.recognise("web-1", "one")) == "stale"  # nothing was issued yet
+    mesh.ask(mesh.registry.hosts.issued("web-1", leaf_of("one"), 1))
+    assert mesh.ask(mesh.registry.recognise("web-1", "one")).times == 1
+    second = mesh.enrol("web-1", reenrol=True)  # within the same second
+    assert mesh.refused(mesh.registry.recognise("web-1", "one")) == "stale"
+    # What the old machine had asked for before comes to nothing.
+    assert mesh.refused(mesh.registry.hosts.issued("web-1", leaf_of("two"), 1)) == "stale"
+    mesh.ask(mesh.registry.hosts.issued("web-1", leaf_of("three"), second.times))
+    assert mesh.ask(mesh.registry.recognise("web-1", "three")).times == 2
     mesh.ask(mesh.registry.denied.deny(Denial(identity=f"spiffe://{TD}/host/web-1", at=1.0, by="ann")))
-    assert mesh.refused(mesh.registry.recognise("web-1", mesh.time)) == "denied"
+    assert mesh.refused(mesh.registry.recognise("web-1", "three")) == "denied"
 
 
 def test_who_may_have_what_is_what_the_records_say(mesh: Mesh) -> None:
@@ -207,9 +214,9 @@ def test_a_record_that_is_damaged_is_said_and_stays(mesh: Mesh, memory: MemorySt
 
 def test_a_host_is_noted_with_its_certificate_and_forgotten(mesh: Mesh, memory: MemoryStore) -> None:
     leaf = Leaf(serial="01", fingerprint="ff", key="aa", not_after=2_000_000.0)
-    assert mesh.refused(mesh.registry.hosts.issued("web-1", leaf)) == "unknown-host"
+    assert mesh.refused(mesh.registry.hosts.issued("web-1", leaf, 1)) == "unknown-host"
     mesh.enrol("web-1")
-    mesh.ask(mesh.registry.hosts.issued("web-1", leaf))
+    mesh.ask(mesh.registry.hosts.issued("web-1", leaf, 1))
     assert mesh.ask(mesh.registry.hosts.get("web-1")).leaf == leaf
     mesh.ask(mesh.registry.reports.take("web-1", report(mesh.time)))
     mesh.ask(mesh.registry.hosts.forget("web-1"))
@@ -293,7 +300,7 @@ def test_a_store_that_does_not_answer_lets_nobody_in(mesh: Mesh, memory: MemoryS
     memory.broken = True
     for asked in (
         mesh.registry.admit("web-1", secret, mesh.key()),
-        mesh.registry.recognise("db-1", mesh.time),
+        mesh.registry.recognise("db-1", "key"),
         mesh.registry.may_have("db-1", "payments"),
         mesh.registry.keys.claim(mesh.key(), "db-1"),
     ):
@@ -368,3 +375,11 @@ def test_the_memory_of_rates_is_bounded() -> None:
     for number in range(1000):
         rates.take(f"web-{number}", 0.0)
     assert len(rates) == 10
+
+
+def test_a_host_has_a_few_keys_at_a_time(mesh: Mesh) -> None:
+    mesh.enrol("web-1")
+    for number in range(6):
+        mesh.ask(mesh.registry.hosts.issued("web-1", leaf_of(f"key-{number}"), 1))
+    assert mesh.refused(mesh.registry.recognise("web-1", "key-1")) == "stale"
+    assert mesh.ask(mesh.registry.recognise("web-1", "key-2"))
