@@ -71,7 +71,7 @@ MEANINGS: dict[str, Meaning] = {
         "FailedLocalHealthCheck", 503, "the checks of all instances on the service's host fail"
     ),
     NOT_LOOKED_UP: Meaning(
-        "NoClusterFound", 503, "the service is named for the first time and could not be looked up in time"
+        "NoClusterFound", 503, "the service is named for the first time and could not be looked up"
     ),
     OVERLOADED: Meaning(
         "OverloadManagerTerminated", 503, "too many requests wait for services that are named for the first time"
