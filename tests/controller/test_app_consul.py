@@ -59,7 +59,9 @@ def test_one_leads_and_both_serve(pair: list[Process]) -> None:
         bodies = [{"host": f"h{number}", "token": made["token"], "csr": csr()} for _ in pair]
         with ThreadPoolExecutor(2) as both:
             answers = both.map(lambda one: one[0].https("POST", "/v1/enrol", one[1])[0], zip(pair, bodies, strict=True))
-        assert sorted(answers) == [200, 403]
+        let_in, refused = sorted(answers)
+        assert let_in == 200
+        assert refused in (403, 429)  # one controller may have refused so many of these by now that it slows down
     # The leader is killed while it leads: the other takes over, and knows all that was answered.
     leader.process.kill()
     leader.process.wait(10)

@@ -86,7 +86,8 @@ class Registration:
         self._results: Mapping[tuple[str, str], Result] = {}
         self._started = self._left = False
         self._ready: bool | None = None  # None: never yet
-        self._registered_with: str | None = None  # the token; None: what is there has not been looked at yet
+        self._registered_with: dict[str, str] = {}  # the token, by ID
+        self._using = ""  # the token of the comparison under way
         self._failures = 0  # comparisons in a row that ended with a problem
         self._looked = 0.0  # when the last one began or ended
         self._problem = ""
@@ -212,7 +213,8 @@ class Registration:
         self._registered = set(ours(actual, self._host))
         self._taken = taken(self._desired, actual, self._host)
         desired = {ident: each for ident, each in self._desired.items() if ident not in self._taken}
-        again = self._registered_with not in (None, token)
+        again = any(self._registered_with.get(ident, token) != token for ident in desired)
+        self._using = token
         todo = plan(desired, actual, self._host, self._reason, again)
         for definition in desired.values():
             if definition.check is not None and definition.check.id in actual.checks:
@@ -222,7 +224,7 @@ class Registration:
         # Afterwards, so that an instance that has moved is there twice rather than not at all.
         await self._writer.do([self._deregistration(ident) for ident in todo.remove], undone)
         if not undone:
-            self._registered_with = token
+            self._registered_with = dict.fromkeys(desired, token)
         undone |= {f'register "{ident}"': f"{who} has it at this agent" for ident, who in self._taken.items()}
         return next((f"cannot {what}: {why}" for what, why in undone.items()), "")
 
@@ -246,6 +248,7 @@ class Registration:
             raise ConsulException("404, where registrations should be taken")
         self.log.info("registered {id} in Consul", id=definition.id)
         self._registered.add(definition.id)
+        self._registered_with[definition.id] = self._using
         if self._desired.get(definition.id) == definition:  # else it was changed meanwhile
             self._beats.begin(definition)
         # At once: a check that the agent had already keeps the status that it had, whatever was registered.
