@@ -63,6 +63,7 @@ class ConsulSource:
             random.random,
             self.token,
         )
+        self._discovery.recovered = self.registration.retry
 
     @property
     def watch(self) -> Watch[Catalog]:

@@ -53,6 +53,7 @@ class ConsulDiscovery:
         """
         self._composition = Composition(reactor, self._instances, self._published)
         self.catalog = self._composition.catalog
+        self.recovered: Callable[[], object] = lambda: None  # called when Consul answers again after an outage
         agent.token_changed = self._rights_changed
         self._reactor = reactor
         self._config = config
@@ -232,6 +233,7 @@ class ConsulDiscovery:
         else:
             self._start_watches()
         self._polls.recovered()
+        self.recovered()
 
     def _expire(self) -> None:
         self._expire_call = self._reactor.callLater(EXPIRE, self._expire)

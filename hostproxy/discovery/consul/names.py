@@ -27,6 +27,9 @@ RETRY, LAST_RETRY = 1.0, 15.0  # seconds until the next try while there is no an
 # Not doubling while nobody is at the address of the agent, who is on this host: so that all is well again within two
 # seconds after it was started, and no server of Consul hears of it.
 NOBODY = ("refused", "reset")
+# Nor for the first errors that it answers, however long there was nobody before: servers elect a leader within a few
+# seconds, and whoever waits longer then knows of it late.
+PATIENCE = 10
 COLLECT = 0.05  # seconds in which doubts about several services become one question
 PAUSE = 1.0  # seconds between the questions about doubts
 
@@ -71,7 +74,8 @@ class Names:
         self._answered = False  # ever
         self._no_rights = False  # the last answer was that of a token without rights; a failure since is no answer
         self._running = False
-        self._tries = 0
+        self._tries = 0  # in vain
+        self._errors = 0  # those of them that somebody answered, in a row
         self._asked: float | None = None  # reactor seconds
         self._timer: Any = None
         self._asking: Deferred[None] | None = None
@@ -140,7 +144,7 @@ class Names:
         if not self._running:
             return
         problem, no_rights = self.problem, self._no_rights
-        self.problem, self.since, self._tries = "", 0.0, 0
+        self.problem, self.since, self._tries, self._errors = "", 0.0, 0, 0
         self._answered, self._no_rights = True, False
         self._schedule(INTERVAL * (0.9 + 0.2 * self._random()))
         if problem:
@@ -160,7 +164,8 @@ class Names:
             self.problem = str(error)
             self.log.error("nothing new from Consul, the last known instances stay: {problem}", problem=self.problem)
         nobody = isinstance(error, Unanswered) and error.reason in NOBODY
-        delay = RETRY if nobody else min(LAST_RETRY, RETRY * 2.0 ** min(self._tries, 10))
+        self._errors = 0 if nobody else self._errors + 1
+        delay = min(LAST_RETRY, RETRY * 2.0 ** min(max(0, self._errors - PATIENCE), 10))
         self._tries += 1
         self._schedule(delay * (0.5 + 0.5 * self._random()))
 

@@ -265,6 +265,11 @@ class Registration:
 
         return Job(f'deregister "{ident}"', deregister)
 
+    def retry(self) -> None:
+        """Consul answers again: what could not be done need not wait for its next turn."""
+        if self._failures:
+            self._soon(REST * self._random())
+
     def _forgotten(self) -> None:
         """The agent does not know a check that it should: compare, soon."""
         self._counters.error("forgotten")

@@ -297,6 +297,25 @@ def test_all_is_known_within_two_seconds_after_the_agent_has_come_back(watches: 
     stop(world)
 
 
+def test_all_is_known_within_two_seconds_after_a_leader_was_elected() -> None:
+    world = World()
+    recoveries: list[float] = []
+    world.discovery.recovered = lambda: recoveries.append(world.clock.seconds())
+    world.agent.broken = "refused"
+    world.start(upstreams=["web"])
+    world.run_slowly(60)
+    world.agent.broken = ""
+    world.agent.status = 500  # "No cluster leader"
+    world.run_slowly(5)
+    assert recoveries == []
+    world.agent.status = 200
+    world.agent.set("web", entry(node="one"))
+    world.run(2)
+    assert world.hosts("web") == ["one"]
+    assert len(recoveries) == 1
+    stop(world)
+
+
 @pytest.mark.parametrize("data", [b"<html>", b"null", b"[1,2,3]", b'[{"Node"', b""])
 def test_an_answer_that_is_none_changes_nothing(world: World, data: bytes) -> None:
     world.agent.set("web", entry(node="one"))

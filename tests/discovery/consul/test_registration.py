@@ -241,6 +241,22 @@ def test_a_service_that_cannot_be_changed_is_reported_all_the_same() -> None:
     assert f"pass {CHECK}" in case.agent.take()
 
 
+def test_after_a_long_outage_it_is_there_within_a_second_of_hearing_that_it_is_over() -> None:
+    case = Case(web())
+    case.agent.broken = AgentError("refused", "nobody listens")
+    case.begin().pass_(120)
+    case.chance = lambda: 0.99
+    case.agent.broken = None
+    assert not case.agent.services
+    case.registration.retry()
+    case.pass_(1)
+    assert set(case.agent.services) == {"hostproxy", WEB}
+    case.agent.requests.clear()
+    case.registration.retry()  # nothing is left to do
+    case.pass_(1)
+    assert "/v1/agent/services" not in {path for _, path, _ in case.agent.requests}
+
+
 # Forgetting
 
 
