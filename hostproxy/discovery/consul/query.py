@@ -79,6 +79,7 @@ class BlockingQuery:
         self._failed = failed
         self._pace = Pace(reactor.seconds)
         self._backoff = Backoff(random)
+        self._refused = False  # since the last answer of use there was one that was of none
         self._last: tuple[bool, int] | None = None  # what tells the last answer taken; None after a failure
         self._anew = True  # the next question goes without index
         self._leader = False  # it is for the leader
@@ -171,6 +172,10 @@ class BlockingQuery:
             if not self._running:
                 return
             if reason:
+                if not self._refused:
+                    # How long nobody answered says nothing about how soon another answer is better.
+                    self._backoff.reset()
+                    self._refused = True
                 self._retry(reason, reason)
                 return
             self._last = answer
@@ -180,6 +185,7 @@ class BlockingQuery:
         self.error = ""
         self.succeeded = self._reactor.seconds()
         self._backoff.reset()
+        self._refused = False
         self._leader = reply.known_leader and reply.last_contact > self._stale_limit
         index = max(1, reply.index or 0)  # with 0 Consul would not wait
         if index < self.index:

@@ -18,7 +18,7 @@ from hostproxy.discovery.catalog import Instance
 from hostproxy.discovery.consul.budget import Key
 from hostproxy.discovery.consul.counters import Counters
 from hostproxy.discovery.consul.instances import NOTHING, Answer, Conversion, Malformed, Source, split
-from hostproxy.discovery.consul.names import GENUINE, NO_RIGHTS, UNKNOWN, Names, explain
+from hostproxy.discovery.consul.names import GENUINE, NO_NODE_RIGHTS, NO_RIGHTS, UNKNOWN, Names, explain
 from hostproxy.discovery.consul.query import BlockingQuery
 from hostproxy.discovery.consul.refusals import Reachable, Refusal
 from hostproxy.discovery.consul.slices import Slices
@@ -71,6 +71,7 @@ class Watched:
         self._note = ""  # about the last answer, which is used all the same
         self._last: int | None = None  # what tells the last answer in turn; None when it was not used
         self._verdict = ""  # on the emptiness under way
+        self._suspected = False  # the names have it nevertheless: another answer is to say so, too
         self._empty = False  # the last answer had no instances, and is not believed yet
         self._hold: Any = None
         self._rest: Iterator[None] | None = None  # of an answer that is being converted
@@ -259,6 +260,12 @@ class Watched:
     def _decide(self, verdict: str) -> None:
         if not self._empty or verdict == UNKNOWN or self.held:
             return  # there are instances again; or the next answer asks again
+        if verdict == NO_NODE_RIGHTS and not self._suspected:
+            # The names are newer than the answer, and its first instance may have been registered in between.
+            self._suspected = True
+            if self.query is not None and self.started:
+                self.query.refresh()
+            return
         known, self._verdict = self._verdict, verdict
         if verdict != GENUINE:
             self._problem = verdict
@@ -308,7 +315,7 @@ class Watched:
 
     def _release(self) -> None:
         """End the doubt."""
-        self._empty = False
+        self._empty = self._suspected = False
         self._verdict = ""
         if self._hold is not None:
             self._hold.cancel()

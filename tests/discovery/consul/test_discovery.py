@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 
 from hostproxy.config import Host
 from hostproxy.config_discovery import ConsulConfig
@@ -517,6 +518,23 @@ def test_a_token_without_rights_at_the_first_start_is_told_and_mended_soon(
     assert [world.hosts("a"), world.hosts("web")] == [["one"], ["one"]]
     assert (world.known("web").problem, world.discovery.state().problem) == ("", "")
     stop(world)
+
+
+def test_a_service_that_is_registered_while_it_is_looked_into_is_no_question_of_rights(world: World) -> None:
+    told: list[str] = []
+    observer = lambda event: told.append(str(event.get("problem", "")))  # noqa: E731
+    globalLogPublisher.addObserver(observer)
+    try:
+        world.agent.names = {"consul": [], "web": []}  # its names are newer than its answers
+        world.start(upstreams=["web"])
+        world.run(0.2)
+        world.agent.names = None
+        world.agent.set("web", entry(node="one"))
+        world.run(2)
+    finally:
+        globalLogPublisher.removeObserver(observer)
+    assert world.hosts("web") == ["one"]
+    assert explain("no_node_rights") not in told
 
 
 def test_an_empty_service_is_not_believed_while_the_names_are_unknown(world: World) -> None:

@@ -341,6 +341,20 @@ def test_failures_after_a_success_begin_with_a_short_pause_again(setting: Settin
     assert setting.until_asked() == pytest.approx(0.25, abs=0.011)
 
 
+def test_an_answer_that_is_not_used_after_a_long_outage_begins_with_a_short_pause(setting: Setting) -> None:
+    setting.verdict = "emptied"
+    for _ in range(8):
+        setting.fail()
+        setting.until_asked()
+    setting.say(b"[]")
+    assert setting.until_asked() < 1.1  # no more often than answers may come at most
+    pauses = []
+    for _ in range(10):
+        setting.say(b"[]")
+        pauses.append(setting.until_asked())
+    assert max(pauses) > 7  # but not without end
+
+
 def test_an_answer_that_is_not_used_counts_as_a_failure(setting: Setting) -> None:
     setting.say(b"[1]", index=10)
     setting.clock.advance(60)
