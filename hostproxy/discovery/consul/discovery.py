@@ -73,7 +73,7 @@ class ConsulDiscovery:
         asker = Asker(agent, counters, now, config.datacenter)
         self._asker = asker
         self._slices = Slices(reactor)
-        self._names = Names(reactor, asker, random, now, self._recovered)
+        self._names = Names(reactor, asker, random, now, self._recovered, self._appeared)
         self._coordinates = Coordinates(reactor, asker, config.node or host.name, self._slices, random)
         self.bands = self._coordinates.bands
         self._polls = Polls(reactor, asker, self._names.look)
@@ -225,6 +225,13 @@ class ConsulDiscovery:
         """No query that is waiting would hear of what the token may read now: Consul wakes none for that."""
         for one in self._watches:
             one.outdated = True
+        self._start_watches()
+
+    def _appeared(self, services: frozenset[str]) -> None:
+        """A watch that has nothing of these may have asked when the token could read less."""
+        for one in self._watches:
+            if one.key.datacenter == self._own and one.key.service in services and not one.instances:
+                one.outdated = True
         self._start_watches()
 
     def _recovered(self, had_no_rights: bool) -> None:

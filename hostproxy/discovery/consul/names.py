@@ -61,8 +61,12 @@ class Names:
         random: Callable[[], float],
         now: Callable[[], float],
         recovered: Callable[[bool], object],
+        appeared: Callable[[frozenset[str]], object],
     ) -> None:
-        """``recovered`` is called when there is an answer again; with whether the token had no rights before."""
+        """``recovered`` is called when there is an answer again; with whether the token had no rights before.
+
+        ``appeared`` is called with the names that the answer before did not have.
+        """
         self.all: tuple[str, ...] = ()
         self.problem = ""  # why there is no usable answer
         self.since = 0.0  # Unix seconds
@@ -71,6 +75,7 @@ class Names:
         self._random = random
         self._now = now
         self._recovered = recovered
+        self._appeared = appeared
         self._answered = False  # ever
         self._no_rights = False  # the last answer was that of a token without rights; a failure since is no answer
         self._running = False
@@ -137,7 +142,9 @@ class Names:
             self._no_rights = True
             raise Unanswered(NO_RIGHTS, explain(NO_RIGHTS))
         shown = (name for name in names if len(name) <= NAME_SIZE and name.isprintable())
-        self.all = tuple(sorted(shown)[:MOST])
+        before, self.all = self.all, tuple(sorted(shown)[:MOST])
+        if before and before != self.all:
+            self._appeared(frozenset(self.all) - frozenset(before))
 
     def _good(self) -> None:
         self._asking = None

@@ -574,6 +574,18 @@ def test_what_was_asked_before_the_token_had_rights_is_asked_again_when_it_has(w
     assert len(world.agent.questions("web")) == asked  # rights were the same all the time
 
 
+def test_a_service_that_the_token_may_read_from_now_on_is_known_within_a_minute(world: World) -> None:
+    world.agent.set("web", entry(node="one"))
+    world.start(upstreams=["web", "later"])
+    world.run_slowly(70)
+    assert world.hosts("later") == []
+    # Rights that are added wake no query, but the names have it.
+    world.agent.services["", "later"] = body(entry(node="two"))
+    world.run_slowly(70)
+    assert world.hosts("later") == ["two"]
+    stop(world)
+
+
 def test_another_token_has_every_watch_ask_again_one_after_the_other() -> None:
     names = [f"s{number}" for number in range(300)]
     world = World(watches=400)
