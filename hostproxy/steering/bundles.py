@@ -249,9 +249,10 @@ class Bundles:
             self.log.error("the bundle in force was not confirmed, and stays: there is none to go back to")
             self._changed()
             return
-        self._go_back(record, before)
+        # Until the record says so, the one that is left would be taken again.
+        await self._go_back(record, before)
 
-    def _go_back(self, record: Record, before: Opened) -> None:
+    def _go_back(self, record: Record, before: Opened) -> Deferred[None]:
         newest = record.newest
         left = record.entry(record.current)
         version = (left.epoch, left.generation) if left is not None else (newest.epoch, newest.generation)
@@ -266,4 +267,5 @@ class Bundles:
         self._enforce(before)
         changing = self._keeper.change(lambda now: gone_back(now, before) if now is not None else None)
         changing.addCallback(lambda _: self._changed())
+        return changing
 
