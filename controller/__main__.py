@@ -21,6 +21,7 @@ COMMANDS = {
     "signing-key": "show and rotate the key that signs bundles",
     "operator": "let people use the controller from elsewhere",
     "audit": "show what was done, and verify the log of it",
+    "completion": "print the completion of this command for a shell",
 }
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -24,22 +22,25 @@ from controller.api.dispatch import Dispatcher
 from controller.api.listeners import CannotListen, Listeners
 from controller.api.operator_records import Operators
 from controller.api.parts import Parts
+from controller.api.states import restored
 from controller.api.tls import Leaf
 from controller.audit import Audit, AuditFailed
 from controller.authority import keys, requests
 from controller.authority.authority import Authority
 from controller.bundles import Bundles
-from controller.config import Config
+from controller.config import Config, StoreConfig
 from controller.decider import Decider
-from controller.policy.generations import Generations
-from controller.process import begin_logging, install, keep_memory_private
+from controller.evidence import Claims, Evidence
+from controller.policy.generations import Generations, Version
 from controller.push.distribution import Distribution
 from controller.push.pusher import Pusher
+from controller.registry.catalog import Catalog, ConsulCatalog
 from controller.registry.hosts import Report
 from controller.registry.limits import Guesses, Rates
 from controller.registry.registry import Registry
 from controller.reissuing import Reissuing
-from controller.rollout.rollouts import Rollout, Rollouts, Surroundings
+from controller.rollout.rollouts import Rollouts, Surroundings
+from controller.rollout.view import Rollout
 from controller.signing import Signing
 from controller.store import Leadership, NotLeading, Store, Unavailable, Unusable
 from controller.store.client import Address, Client
@@ -47,14 +48,13 @@ from controller.store.consul import ConsulStore
 from controller.store.election import Election
 from controller.store.leadership import Alone
 from controller.store.sqlite import SqliteStore
-from hostproxy.mesh import storage
+from controller.store.token import TokenFile
 
 SELF = "hostproxy-controller"  # as actor in the audit log
 CARE = 10.0  # seconds between looks at what time brings
 REPORTS_PER_MINUTE = 60.0  # of one host
 REFUSALS_PER_MINUTE = 30.0  # lines in the audit log about one address
 DRAIN = 5.0  # seconds that answers under way have when the controller ends
-TOKEN_SIZE = 4096  # bytes of the file with Consul's token
 
 
 class CannotStart(Exception):
@@ -76,6 +76,7 @@ class Controller:
     ) -> None:
         """``now`` gives Unix seconds."""
         self.port = 0  # of HTTPS, once it listens
+        self.changed: Callable[[], object] = lambda: None  # told when it begins or ends to lead
         self.parts: Parts
         self.pusher: Pusher
         self.distribution: Distribution
@@ -91,6 +92,7 @@ class Controller:
         self._store: Store | None = None
         self._audit: Audit | None = None
         self._leadership: Leadership | None = None
+        self._catalog: Catalog | None = None
         self._care = LoopingCall(self._take_care)
         self._care.clock = reactor
         self._looking: Deferred[Any] | None = None
@@ -112,6 +114,7 @@ class Controller:
             os.makedirs(config.serving.state_directory, 0o700, exist_ok=True)
             self._audit = Audit(self._reactor, places.audit_log(config), self._now)
             store, leadership = self._open_store()
+            self._catalog = self._open_catalog()
             self.build(authority, signing, store, leadership, self._audit)
             self.listeners = Listeners(
                 self._reactor, self.dispatcher.respond, self.dispatcher.limit, config.serving.connections
@@ -139,22 +142,23 @@ class Controller:
         if config.store.backend == "sqlite":
             single = self._store = SqliteStore(self._reactor, places.database(config))
             return single, Alone(single, name, self.led)
-        self._token()  # whether it can be read is better known now than later
-        client = Client(self._reactor, Address(address=config.store.consul_address), self._token)
+        client = Client(self._reactor, _agent(config.store), TokenFile(config.store.consul_token_file))
         prefix = config.store.consul_prefix
         shared = self._store = ConsulStore(self._reactor, client, prefix, self._now)
         # Counts also while the machine sleeps, as Consul's clock does.
         clock = lambda: time.clock_gettime(time.CLOCK_BOOTTIME)  # noqa: E731
         return shared, Election(self._reactor, client, shared, prefix, name, self.led, clock, self._random)
 
-    def _token(self) -> str:
-        path = self._config.store.consul_token_file
-        if not path:
-            return ""
-        try:
-            return storage.read(path, TOKEN_SIZE, private=True).decode("ascii").strip()
-        except (storage.Unusable, UnicodeDecodeError) as error:
-            raise Unusable(f"{path}: {error}") from None
+    def _open_catalog(self) -> Catalog | None:
+        wanted, store = self._config.registry.consul, self._config.store
+        if wanted is None:
+            return None
+        if wanted.address:
+            address = Address(address=wanted.address, ca=wanted.ca, certificate=wanted.certificate, key=wanted.key)
+            client = Client(self._reactor, address, TokenFile(wanted.token_file))
+        else:
+            client = Client(self._reactor, _agent(store), TokenFile(store.consul_token_file))
+        return ConsulCatalog(client, self._reactor.seconds, wanted.outage, wanted.without_acl)
 
     def build(
         self, authority: Authority, signing: Signing, store: Store, leadership: Leadership, audit: Audit
@@ -166,12 +170,19 @@ class Controller:
             authority, config.serving.name, config.serving.dns, timedelta(seconds=config.authority.leaf_life)
         )
         leaf.renew(datetime.fromtimestamp(now(), UTC))
-        registry = Registry(store, config.mesh.trust_domain, now, random_bytes=self._random_bytes)
+        registry = Registry(
+            store, config.mesh.trust_domain, now, random_bytes=self._random_bytes, catalog=self._catalog
+        )
         generations = Generations(leadership.store)
         around = Surroundings(self._hosts, self._reports, self._tell, self._rollout_ended)
         self.rollouts = Rollouts(self._reactor, leadership.store, generations, around, now)
         bundles = Bundles(generations, registry, authority, signing, config.push.bundle_life, clock)
-        decider = Decider(registry, self.rollouts, bundles, config.mesh.trust_domain, config.push.port, now)
+        reissuing = Reissuing(
+            leadership.store, generations, bundles, self.rollouts, now, self._news, self._older_than_hosts
+        )
+        decider = Decider(
+            registry, self.rollouts, bundles, config.mesh.trust_domain, config.push.port, now, reissuing.settled
+        )
         self.pusher = Pusher(self._reactor, config.mesh.trust_domain, leaf.credential, config.push.timeout)
         self.distribution = Distribution(self._reactor, self.pusher, decider, config.push.parallel, self._random)
         self.parts = Parts(
@@ -189,7 +200,7 @@ class Controller:
             generations=generations,
             bundles=bundles,
             rollouts=self.rollouts,
-            reissuing=Reissuing(leadership.store, generations, bundles, self.rollouts, now, self._news),
+            reissuing=reissuing,
             distribution=self.distribution,
             decider=decider,
             audit=audit,
@@ -202,7 +213,16 @@ class Controller:
             keys=DeferredLock(),
             in_thread=lambda work: deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work),
             news=self._news,
+            claims=self._claims,
             trust_changed=self._trust_changed,
+        )
+        self._evidence = Evidence(
+            self._reactor,
+            lambda host, seen: self.pusher.bundle(host, decider.address(seen)),
+            lambda: self.parts.signing.signers,
+            config.mesh.trust_domain,
+            lambda work: self.parts.in_thread(work),
+            self._random,
         )
         self.dispatcher = Dispatcher(self.parts)
 
@@ -226,6 +246,7 @@ class Controller:
             self.log.info("This controller does not lead any more")
             self.distribution.stop()
             self.rollouts.follow()
+        self.changed()
 
     def reload_keys(self) -> None:
         """Read the authority and the signing keys anew: another controller's operator has copied them here."""
@@ -276,6 +297,7 @@ class Controller:
         """Never fails."""
         try:
             await self.parts.registry.keys.sweep()
+            await self.parts.registry.tokens.tidy()
             generation = await self.parts.reissuing.look(SELF, "what hosts have to know has changed")
             if generation is not None:
                 await self.parts.audit.record(
@@ -308,11 +330,27 @@ class Controller:
     async def _reports(self) -> Mapping[str, Report]:
         return await self.parts.registry.reports.all()
 
+    async def _claims(self, newest: Version | None) -> Claims:
+        return await self._evidence.look(await self._reports(), await self._hosts(), newest)
+
+    async def _older_than_hosts(self, newest: Version) -> str:
+        return restored(await self._claims(newest))
+
     async def _rollout_ended(self, rollout: Rollout) -> None:
         result = "ok" if rollout.phase == "done" else "refused"
         await self.parts.audit.record(
             SELF, "rollout.end", f"generation {rollout.version}", result=result, detail=rollout.reason
         )
+
+    async def summary(self) -> str:
+        """How it stands, in a line. Fails as the store does."""
+        leadership = self.parts.leadership
+        other = f"follows {leadership.leader}" if leadership.leader else "nobody leads"
+        role = "leads" if leadership.leading else other
+        newest = (await self.rollouts.view()).newest
+        policy = f"generation {newest.version}" if newest is not None else "no policy yet"
+        problem = f"; {self.parts.reissuing.problem}" if self.parts.reissuing.problem else ""
+        return f"{role}, {policy}, {len(await self._hosts())} hosts{problem}"
 
     # Ending
 
@@ -335,43 +373,14 @@ class Controller:
             self._looking.cancel()
         if self._audit is not None:
             await self._audit.close()
+        if self._catalog is not None:
+            await self._catalog.close()
         if self._store is not None:
             await self._store.close()
 
 
-def run(config: Config) -> int:
-    """Be the controller until a signal ends it. Returns the exit status."""
-    keep_memory_private()
-    os.umask(0o077)
-    reactor = install()
-    begin_logging(config.log.level)
-    controller = Controller(reactor, config)
-    status = 0
-    ending = False
-
-    def end() -> None:
-        nonlocal ending
-        if not ending:
-            ending = True
-            controller.stop().addBoth(lambda _: reactor.stop())
-
-    def begin() -> None:
-        nonlocal status
-        try:
-            controller.start()
-        except CannotStart as error:
-            sys.stderr.write(f"hostproxy-controller: {error}\n")
-            status = 1
-            end()
-        else:
-            on_signal(signal.SIGHUP, controller.reload_keys)
-
-    def on_signal(number: signal.Signals, action: Callable[[], object]) -> None:
-        signal.signal(number, lambda *_: reactor.callFromThread(action))
-
-    on_signal(signal.SIGTERM, end)
-    on_signal(signal.SIGINT, end)
-    on_signal(signal.SIGHUP, lambda: None)
-    reactor.callWhenRunning(begin)
-    reactor.run(installSignalHandlers=False)
-    return status
+def _agent(store: StoreConfig) -> Address:
+    """Where the agent of Consul is that the store is in."""
+    return Address(
+        address=store.consul_address, ca=store.consul_ca, certificate=store.consul_certificate, key=store.consul_key
+    )

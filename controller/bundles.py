@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from controller.authority.authority import Authority
+from controller.batched import Batched
 from controller.policy.generations import Generation, Generations, Unknown, Version
 from controller.registry.registry import Registry
 from controller.signing import Signing
@@ -27,11 +28,13 @@ SEALED_KEPT = 64 * 1024 * 1024  # bytes of bundles that somebody may ask for aga
 
 
 class Trust(NamedTuple):
-    """Whom hosts are to believe, and whom they are to refuse."""
+    """What bundles say besides policy: whom hosts are to believe, whom they are to refuse, and for how long."""
 
     roots: tuple[str, ...]  # PEM
     signers: tuple[bytes, ...]  # raw public keys
     denied: tuple[str, ...]  # SPIFFE IDs, sorted
+    life: float  # seconds until they end
+    format: tuple[str, ...] = Manifest.__struct_fields__  # another release may say more
 
     @property
     def digest(self) -> str:
@@ -59,6 +62,8 @@ class Bundles:
         self._signing = signing
         self._clock = clock
         self._trust: tuple[float, Trust] | None = None
+        self._trust_of = Version(0, 0)  # the latest generation that it was read for
+        self._read_trust = Batched(self._look_up)
         self._generations: OrderedDict[Version, Generation] = OrderedDict()
         self._sealed: OrderedDict[Hashable, bytes] = OrderedDict()
         self._size = 0
@@ -74,15 +79,24 @@ class Bundles:
 
     async def trust(self) -> Trust:
         """What bundles say now. Fails as the store does."""
+        return self._trust[1] if self._current() and self._trust is not None else await self._read_trust()
+
+    def _current(self) -> bool:
+        return self._trust is not None and self._clock() - self._trust[0] < TRUST_KEPT
+
+    async def _look_up(self) -> Trust:
         now = self._clock()
-        if self._trust is None or now - self._trust[0] >= TRUST_KEPT:
-            denied = tuple(denial.identity for denial in await self._registry.denied.all())
-            self._trust = now, Trust(self._authority.roots, self._signing.signers, denied)
-        return self._trust[1]
+        denied = tuple(denial.identity for denial in await self._registry.denied.all())
+        trust = Trust(self._authority.roots, self._signing.signers, denied, self.life)
+        self._trust = now, trust
+        return trust
 
     async def sealed(self, host: str, version: Version, confirm_within: float) -> bytes:
         """The bundle of one generation for one host. Raises Unknown; fails as the store does."""
-        trust = await self.trust()
+        # A denial is written before the generation that tells of it, maybe by another controller: what was read before
+        # this generation was heard of may not have it.
+        trust = await (self.trust() if version <= self._trust_of else self._read_trust())
+        self._trust_of = max(self._trust_of, version)
         key = (host, version, confirm_within, trust, self._signing.signers)
         known = self._sealed.get(key)
         if known is not None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
 from hostproxy.mesh import addresses, names
 from hostproxy.mesh.document import CONFIG_SIZE, Invalid, Problem, read
 from hostproxy.mesh.findings import Findings
-from hostproxy.mesh.kinds import Duration, Integer, Text
+from hostproxy.mesh.kinds import Duration, Flag, Integer, Text
+from hostproxy.mesh.scan import Path
 from hostproxy.mesh.schema import Key, Table
 
 PATH = Text(what="a path")
@@ -79,6 +81,9 @@ class StoreConfig(msgspec.Struct, frozen=True, kw_only=True):
     backend: str = "sqlite"
     consul_address: str = "http://127.0.0.1:8500"
     consul_token_file: str = ""
+    consul_ca: str = ""
+    consul_certificate: str = ""
+    consul_key: str = ""
     consul_prefix: str = "hostproxy"
 
 
@@ -86,9 +91,45 @@ STORE = Table(
     StoreConfig,
     Key("backend", Text(choices=("sqlite", "consul")), "sqlite for one controller, consul for several"),
     Key("consul_address", Text(what="a URL"), "the agent of Consul: http://ip:port, https://name:port or unix:/path"),
-    Key("consul_token_file", OPTIONAL_PATH, "the file with the ACL token"),
+    Key("consul_token_file", OPTIONAL_PATH, "the file with the ACL token, read again when it changes"),
+    Key("consul_ca", OPTIONAL_PATH, "with https, the PEM file with the authorities of the agent's certificate"),
+    Key("consul_certificate", OPTIONAL_PATH, "with https, the PEM file with a certificate to show the agent"),
+    Key("consul_key", OPTIONAL_PATH, "its private key"),
     Key("consul_prefix", Text(names.service), "the first part of every key in Consul"),
 )
+
+
+class CatalogConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Consul's catalog, for which service runs on which host."""
+
+    address: str = ""
+    token_file: str = ""
+    ca: str = ""
+    certificate: str = ""
+    key: str = ""
+    outage: float = 6 * 3600.0
+    without_acl: bool = False
+
+
+CATALOG = Table(
+    CatalogConfig,
+    Key("address", Text(what="a URL", empty=True), 'the agent of Consul, as in [store]; "" is the one of [store]'),
+    Key("token_file", OPTIONAL_PATH, "the file with the ACL token, read again when it changes"),
+    Key("ca", OPTIONAL_PATH, "with https, the PEM file with the authorities of the agent's certificate"),
+    Key("certificate", OPTIONAL_PATH, "with https, the PEM file with a certificate to show the agent"),
+    Key("key", OPTIONAL_PATH, "its private key"),
+    Key("outage", Duration(0.0, DAY), "how long hosts renew by its last answer while it gives none"),
+    Key("without_acl", Flag(), "believe a Consul without ACLs, in which every host can write everything"),
+)
+
+
+class RegistryConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Who says, besides operators, which service runs where."""
+
+    consul: CatalogConfig | None = None
+
+
+REGISTRY = Table(RegistryConfig, Key("consul", CATALOG, "Consul's catalog, where there is this table"))
 
 
 class PushConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,6 +167,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     serving: Serving
     authority: AuthorityConfig
     store: StoreConfig
+    registry: RegistryConfig = RegistryConfig()
     push: PushConfig
     log: Log
 
@@ -136,6 +178,7 @@ CONFIG = Table(
     Key("controller", SERVING, "where hosts and operators come to", field="serving"),
     Key("authority", AUTHORITY, "keys and certificates"),
     Key("store", STORE, "where everything is kept"),
+    Key("registry", REGISTRY, "who says which service runs where"),
     Key("push", PUSH, "how bundles reach hosts"),
     Key("log", LOG, "what is written down"),
 )
@@ -146,10 +189,29 @@ def load(path: str) -> Config:
     document = read(path, CONFIG_SIZE)
     findings = Findings(document)
     values = CONFIG.read(document.data, (), findings)
+    if not findings.problems:
+        _check(values, findings)
     problems: list[Problem] = findings.all_problems()
     if problems:
         raise Invalid(problems)
     return _resolved(Config(path=os.path.abspath(path), **values))
+
+
+def _check(values: dict[str, Any], findings: Findings) -> None:
+    """What keys say together."""
+    store, catalog = values["store"], values["registry"].consul
+    pairs: list[tuple[Path, str, str]] = [
+        (("store", "consul_certificate"), store.consul_certificate, store.consul_key)
+    ]
+    if catalog is not None:
+        pairs.append((("registry", "consul", "certificate"), catalog.certificate, catalog.key))
+        given = [key for key in ("token_file", "ca", "certificate", "key") if getattr(catalog, key)]
+        if not catalog.address and given:
+            hint = "name an address, or leave them all out"
+            findings.add(("registry", "consul", given[0]), "belongs to an address, and there is none", hint)
+    for path, certificate, key in pairs:
+        if bool(certificate) != bool(key):
+            findings.add(path, "a certificate needs its key, and a key its certificate", "name both files")
 
 
 def _resolved(config: Config) -> Config:
@@ -163,11 +225,20 @@ def _resolved(config: Config) -> Config:
 
     replace = msgspec.structs.replace
     authority, serving, store = config.authority, config.serving, config.store
+    catalog = config.registry.consul
     return replace(
         config,
         serving=replace(serving, **all_of(serving, ("operator_socket", "state_directory"), absolute)),
         authority=replace(
             authority, **all_of(authority, ("directory", "passphrase_file", "signing_key"), absolute)
         ),
-        store=replace(store, **all_of(store, ("consul_token_file",), absolute)),
+        store=replace(
+            store,
+            **all_of(store, ("consul_token_file", "consul_ca", "consul_certificate", "consul_key"), absolute),
+        ),
+        registry=RegistryConfig(
+            consul=replace(catalog, **all_of(catalog, ("token_file", "ca", "certificate", "key"), absolute))
+            if catalog is not None
+            else None
+        ),
     )

@@ -7,7 +7,7 @@ change and its announcement is announced then.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.logger import Logger
@@ -41,22 +41,34 @@ class Reissuing:
         rollouts: Rollouts,
         now: Callable[[], float],
         news: Callable[[], object],
+        behind: Callable[[Version], Awaitable[str]],
     ) -> None:
-        """``now`` gives Unix seconds; ``news`` is called when hosts are to be told."""
+        """``now`` gives Unix seconds; ``news`` is called when hosts are to be told.
+
+        ``behind`` says why nothing may come after a generation, because hosts have later ones; "" when it may.
+        """
+        self.problem = ""  # why hosts are not told what they have to know
         self._store = store
         self._generations = generations
         self._bundles = bundles
         self._rollouts = rollouts
         self._now = now
         self._news = news
+        self._behind = behind
         self._turn = DeferredLock()  # two at a time would make two generations of one change
 
     async def noted(self) -> Noted | None:
         """What hosts with that generation or a later one know; None before the first."""
         return await read(self._store, TRUST, Noted)
 
+    async def settled(self, version: Version) -> bool:
+        """Whether all bundles of a generation say the same: what else they tell has not changed since it was made."""
+        noted = await self.noted()
+        return noted is not None and noted.version <= version and noted.digest == (await self._bundles.trust()).digest
+
     async def applied(self, generation: Generation) -> None:
         """A generation was applied for another reason: its bundles say what is true now."""
+        self.problem = ""
         digest = (await self._bundles.trust()).digest
 
         def note(known: Noted | None) -> Noted:
@@ -80,6 +92,13 @@ class Reissuing:
         noted = await self.noted()
         changed = noted is None or noted.digest != (await self._bundles.trust()).digest
         if not changed and self._now() < newest.applied + self._bundles.life / 2:
+            self.problem = ""
+            return None
+        problem = await self._behind(newest.version)
+        if problem and problem != self.problem:
+            self.log.error("Hosts are not told that {why}: {problem}", why=why, problem=problem)
+        self.problem = problem
+        if problem:
             return None
         if await self._rollouts.busy():
             if not stop_rollout:

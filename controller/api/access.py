@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from controller.api.calls import Answer, Call, No, Role, answer
 from controller.api.for_hosts import dns_of
 from controller.api.messages import CreateToken, Reason
 from controller.api.parts import Parts
 from controller.api.states import row
-from controller.policy.generations import Version
+from controller.policy.generations import Generation
 from controller.registry.denied import Denial
 from controller.registry.tokens import token_id
+from hostproxy.mesh.document import Invalid
+from hostproxy.mesh.policy import parse_files
 from hostproxy.mesh.spiffe import InvalidName, Kind, SpiffeId
 
 
@@ -57,20 +61,20 @@ async def create_token(parts: Parts, call: Call) -> Answer:
 async def revoke_token(parts: Parts, call: Call) -> Answer:
     """DELETE /v1/tokens/{token}, by its id."""
     token = await parts.registry.tokens.revoke(call.parameters["token"])
-    call.detail = f"for host/{token.host}"
-    return answer({"revoked": token_id(token)})
+    call.detail = f"for host/{token.host}" + (", which had used it" if token.used else "")
+    return answer({"revoked": token_id(token), "host": token.host, "used": bool(token.used)})
 
 
 async def list_hosts(parts: Parts, call: Call) -> Answer:
     """GET /v1/hosts: how each one stands."""
     reports = await parts.registry.reports.all()
     denied = {denial.identity: denial for denial in await parts.registry.denied.all()}
-    newest = await _newest(parts)
+    view = await parts.rollouts.view()
+    newest = view.newest.version if view.newest is not None else None
     rows = []
     for name, host in sorted((await parts.registry.hosts.all()).items()):
-        wanted = await parts.rollouts.wanted(name)
         denial = denied.get(str(SpiffeId.host(parts.trust_domain, name)))
-        rows.append(row(parts, host, reports.get(name), wanted, newest, denial))
+        rows.append(row(parts, host, reports.get(name), view.wanted(name), newest, denial))
     return answer({"hosts": rows, "now": parts.now()})
 
 
@@ -84,7 +88,9 @@ async def show_host(parts: Parts, call: Call) -> Answer:
     identity = str(SpiffeId.host(parts.trust_domain, name))
     denial = next((each for each in await parts.registry.denied.all() if each.identity == identity), None)
     services = [service for service, hosts in (await parts.registry.services.all()).items() if name in hosts]
-    shown = row(parts, host, report, await parts.rollouts.wanted(name), await _newest(parts), denial)
+    view = await parts.rollouts.view()
+    newest = view.newest.version if view.newest is not None else None
+    shown = row(parts, host, report, view.wanted(name), newest, denial)
     details = {"services": services, "report": report.report if report is not None else None}
     return answer({"host": {**shown, **details}, "now": parts.now()})
 
@@ -148,20 +154,15 @@ def url(parts: Parts) -> str:
     return f"https://{parts.config.serving.dns}:{parts.config.serving.listen.rpartition(':')[2]}"
 
 
-async def _newest(parts: Parts) -> Version | None:
-    newest = await parts.generations.newest()
-    return newest.version if newest is not None else None
-
-
 async def _deny(parts: Parts, call: Call, kind: Kind) -> Answer:
-    identity = str(_identity(parts, call, kind))
+    identity, name = str(_identity(parts, call, kind)), call.parameters[kind]
     request = call.decode(Reason)
     denial = Denial(identity=identity, at=parts.now(), by=call.caller.actor, reason=request.reason)
     await parts.registry.denied.deny(denial)
     call.detail = request.reason
     # Who is refused, is refused at once: a rollout can be begun again.
     generation = await parts.reissuing.look(call.caller.actor, f"{identity} is denied", stop_rollout=True)
-    return answer({"denied": identity, "generation": generation.version if generation is not None else None})
+    return answer({**_told(parts, generation), "denied": identity, "known": await _known(parts, kind, name)})
 
 
 async def _allow(parts: Parts, call: Call, kind: Kind) -> Answer:
@@ -169,7 +170,29 @@ async def _allow(parts: Parts, call: Call, kind: Kind) -> Answer:
     denial = await parts.registry.denied.lift(identity)
     call.before = f"denied by {denial.by}"
     generation = await parts.reissuing.look(call.caller.actor, f"{identity} is denied no more")
-    return answer({"allowed": identity, "generation": generation.version if generation is not None else None})
+    return answer({**_told(parts, generation), "allowed": identity})
+
+
+def _told(parts: Parts, generation: Generation | None) -> dict[str, Any]:
+    """How hosts hear of it, and why they do not."""
+    version = generation.version if generation is not None else None
+    return {"generation": version, "problem": parts.reissuing.problem}
+
+
+async def _known(parts: Parts, kind: Kind, name: str) -> bool:
+    """Whether there is such a host, or anybody has said so of a service: names are easily mistyped."""
+    if kind == "host":
+        return await parts.registry.hosts.get(name) is not None
+    if name in await parts.registry.known_services():
+        return True
+    newest = (await parts.rollouts.view()).newest
+    if newest is None:
+        return False
+    files = newest.files
+    try:
+        return name in (await parts.in_thread(lambda: parse_files(files))).services
+    except Invalid:
+        return True  # an older release took it; there is nothing to hold the name against
 
 
 def _identity(parts: Parts, call: Call, kind: Kind) -> SpiffeId:

@@ -12,6 +12,7 @@ from controller.api.calls import OCTETS, Answer, Call, No
 from controller.api.parts import Parts
 from controller.authority import authority, requests
 from controller.policy.generations import Version
+from controller.registry.catalog import Unknown
 from controller.registry.hosts import Leaf
 from controller.registry.records import Refused
 from hostproxy.mesh import spiffe
@@ -28,6 +29,8 @@ from hostproxy.mesh.messages import (
     encode,
 )
 from hostproxy.mesh.spiffe import InvalidName, SpiffeId
+
+RETRY = 5.0  # seconds, for who asks for what nobody can say now
 
 M = TypeVar("M", bound=Message)
 
@@ -89,6 +92,13 @@ async def certificates(parts: Parts, call: Call) -> Answer:
         )
         forbidden = isinstance(refused, Refused) and refused.code not in ("name", "key")
         raise No(403 if forbidden else 400, str(refused)) from None
+    except Unknown as unknown:
+        await parts.audit.record(
+            call.caller.actor, "certificate.issue", wanted, result="refused", detail=str(unknown)
+        )
+        # What is wrong between the controller and Consul is no business of hosts.
+        text = f"whether {request.name} runs on {name} cannot be found out now: see the log of the controller"
+        raise No(503, text, retry_after=RETRY) from None
     # Whoever has a certificate has a line in the log: without the line there is no certificate.
     await parts.audit.record(
         call.caller.actor, "certificate.issue", str(identity), after=leaf.fingerprint, detail=f"serial {leaf.serial}"
@@ -99,7 +109,7 @@ async def certificates(parts: Parts, call: Call) -> Answer:
 async def bundle(parts: Parts, call: Call) -> Answer:
     """GET /v1/bundle?epoch=E&generation=G: the host's own, if it is newer than that; else 204."""
     has = Version(call.number("epoch", 2**31), call.number("generation", 2**53))
-    wanted = await parts.rollouts.wanted(call.caller.name)
+    wanted = (await parts.rollouts.view()).wanted(call.caller.name)
     if wanted is None or wanted.version <= has:
         return Answer(204)
     sealed = await parts.bundles.sealed(call.caller.name, wanted.version, wanted.confirm_within)
@@ -113,10 +123,14 @@ async def report(parts: Parts, call: Call) -> Answer:
     if wait:
         raise No(429, "reports come too often", retry_after=wait)
     found = _decoded(call, HostReport)
-    await parts.decider.take(name, found, call.address)
-    wanted = await parts.rollouts.wanted(name)
+    taken = await parts.decider.take(name, found, call.address)
+    if taken.differs:
+        parts.distribution.tell([name])
+    # Read behind that: of what is applied meanwhile a host hears by this answer, or because it is known by now.
+    view = await parts.rollouts.view()
+    wanted = view.wanted(name)
     version = wanted.version if wanted is not None else Version(0, 0)
-    stays = await parts.rollouts.stays(name, found)
+    stays = view.stays(name, found)
     return Answer(200, encode(Reported(epoch=version.epoch, generation=version.generation, confirm=stays)))
 
 
@@ -126,7 +140,9 @@ async def _identity(parts: Parts, host: str, name: str) -> tuple[SpiffeId, str]:
         return SpiffeId.host(parts.trust_domain, host), ""
     identity = SpiffeId.service(parts.trust_domain, name)
     if not await parts.registry.may_have(host, name):
-        raise Refused("service", f"{name} is not known to run on {host}: hostproxy-controller service assign")
+        catalog = ", or register it in Consul" if parts.config.registry.consul is not None else ""
+        text = f"{name} is not known to run on {host}: hostproxy-controller service assign {name} {host}{catalog}"
+        raise Refused("service", text)
     # It tells on which host the service runs: others know by it what to refuse when the host is denied.
     return identity, dns_of(parts, host)
 

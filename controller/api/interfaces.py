@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 
-from controller.policy.generations import Generation, Version
+from controller.policy.generations import Generation
 from controller.rollout.plan import Plan
-from hostproxy.mesh.messages import HostReport
-
-
-class Wanted(NamedTuple):
-    """What one host is to have now."""
-
-    version: Version
-    confirm_within: float = 0.0  # seconds until the host goes back unless it is told to stay; 0: it stays
+from controller.rollout.view import View
 
 
 class Rollouts(Protocol):
@@ -34,14 +27,8 @@ class Rollouts(Protocol):
     async def stop(self, reason: str, actor: str) -> None:
         """No further wave; hosts that have it go back. Refused with "idle" when nothing is under way."""
 
-    async def wanted(self, host: str) -> Wanted | None:
-        """What ``host`` is to have now; None while there is no policy at all. Any controller may be asked."""
-
-    async def stays(self, host: str, report: HostReport) -> bool:
-        """Whether the bundle that ``host`` reports as in force is to stay there (or already does)."""
-
-    async def judged(self, host: str, reported: float) -> bool:
-        """Whether the wave of ``host`` is being judged, and what it ``reported`` then (Unix seconds) is too old."""
+    async def view(self) -> View:
+        """What each host is to have now. Any controller may be asked."""
 
     async def busy(self) -> str:
         """Why no other generation can be applied now; "" when one can."""

@@ -16,7 +16,8 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
-from controller.api.http import ApiFactory, Limit, Respond
+from controller.api.connections import ApiFactory
+from controller.api.http import Limit, Respond
 from controller.api.tls import Leaf
 from hostproxy.mesh import addresses
 

@@ -17,10 +17,10 @@ async def status(parts: Parts, call: Call) -> Answer:
     now = parts.now()
     reports = await parts.registry.reports.all()
     counts = {"SYNCED": 0, "STALE": 0, "ERROR": 0, "AWAY": 0}
-    newest = await parts.generations.newest()
-    version = newest.version if newest is not None else None
+    view = await parts.rollouts.view()
+    version = view.newest.version if view.newest is not None else None
     for name in await parts.decider.hosts():
-        counts[state(reports.get(name), await parts.rollouts.wanted(name), version, now)] += 1
+        counts[state(reports.get(name), view.wanted(name), version, now)] += 1
     document = {
         "name": parts.config.serving.name,
         "url": url(parts),
@@ -34,8 +34,9 @@ async def status(parts: Parts, call: Call) -> Answer:
         "term": parts.leadership.term,
         "role": call.caller.role.name.lower(),
         "generation": version,
-        "rollout": await parts.rollouts.status(),
+        "rollout": view.rollout,
         "hosts": counts,
+        "problem": parts.reissuing.problem,
         "told_in_vain": len(parts.distribution.failures),
         "answers": {str(status): count for status, count in sorted(parts.answers.items())},
         "turned_away": parts.turned_away(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,7 +18,8 @@ from controller.authority.authority import Authority
 from controller.bundles import Bundles
 from controller.config import Config
 from controller.decider import Decider
-from controller.policy.generations import Generations
+from controller.evidence import Claims
+from controller.policy.generations import Generations, Version
 from controller.registry.limits import Guesses, Rates
 from controller.registry.registry import Registry
 from controller.reissuing import Reissuing
@@ -57,6 +58,7 @@ class Parts:
     keys: DeferredLock  # held by whoever changes them
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]]  # what takes long
     news: Callable[[], object]  # hosts are to be told
+    claims: Callable[[Version | None], Awaitable[Claims]]  # of hosts that say to have later generations than this
     trust_changed: Callable[[], object]  # roots or the issuing authority are others now
 
     @property

@@ -9,7 +9,7 @@ from typing import Any
 from controller.api.calls import Answer, Call, No, answer
 from controller.api.messages import Apply, Policy, Reason, Rollback
 from controller.api.parts import Parts
-from controller.api.states import RESTORED, ahead
+from controller.api.states import LIES, named, restored
 from controller.policy import files as policy_files
 from controller.policy.difference import difference
 from controller.policy.generations import Generation, Unknown, digest_of
@@ -51,7 +51,7 @@ async def apply(parts: Parts, call: Call) -> Answer:
     number = newest.version.generation if newest is not None else 0
     if request.expect is not None and request.expect != number:
         raise No(409, f"the newest generation is {number}, not {request.expect}: look at what has changed")
-    await _not_behind(parts, newest)
+    warnings += await _not_behind(parts, newest)
     call.before = newest.digest if newest is not None else ""
     await _not_busy(parts)
     if request.dry_run:
@@ -74,7 +74,7 @@ async def rollback(parts: Parts, call: Call) -> Answer:
     problems, warnings = await _examined(parts, earlier.files)
     if problems:
         raise No(409, "that generation cannot be applied any more: it has problems", tuple(problems))
-    await _not_behind(parts, newest)
+    warnings += await _not_behind(parts, newest)
     await _not_busy(parts)
     number = earlier.version.generation
     if request.dry_run:
@@ -134,14 +134,19 @@ async def _applied(
     return answer({**_row(generation), "rollout": plan is not None, "warnings": warnings}, 201)
 
 
-async def _not_behind(parts: Parts, newest: Generation | None) -> None:
-    """Refuse where the next generation would have the number of one that hosts have already, with other content."""
-    reports = await parts.registry.reports.all()
+async def _not_behind(parts: Parts, newest: Generation | None) -> list[str]:
+    """Refuse where the next generation would have the number of one that hosts have already, with other content.
+
+    Returns what is to be said of hosts that only say so: one that lies must not keep policy from all others.
+    """
     version = newest.version if newest is not None else None
-    found = [host for host in await parts.decider.hosts() if ahead(reports.get(host), version)]
-    if found:
-        more = f" and {len(found) - 1} more hosts" if len(found) > 1 else ""
-        raise No(409, f"{sorted(found)[0]}{more} have a generation that this controller never made: {RESTORED}")
+    claims = await parts.claims(version)
+    if claims.believed:
+        raise No(409, restored(claims))
+    if not claims.others:
+        return []
+    text = "a generation that this controller never made is claimed, and not shown, by"
+    return [f"{text} {named(claims.others)}: {LIES}"]
 
 
 async def _not_busy(parts: Parts) -> None:
@@ -174,7 +179,7 @@ def _files(texts: Mapping[str, str]) -> dict[str, bytes]:
 
 async def _examined(parts: Parts, files: Mapping[str, bytes]) -> tuple[list[str], list[str]]:
     """What hosts would refuse, and what its writer may not have meant, each with file and line."""
-    services = (*await parts.registry.services.all(),)
+    services = await parts.registry.known_services()
     try:
         _, warnings = await parts.in_thread(lambda: policy_files.check(files, services))
     except Invalid as invalid:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from controller.api.interfaces import Wanted
 from controller.api.parts import Parts
+from controller.evidence import Claims
 from controller.policy.generations import Version
 from controller.registry.denied import Denial
-from controller.registry.hosts import REPORT_KEPT, Host, Report
+from controller.registry.hosts import REPORT_KEPT, Host, Report, ahead
+from controller.rollout.view import Wanted
 
 # Seconds without a report. Another controller learns of one that says nothing new only after REPORT_KEPT.
 AWAY = REPORT_KEPT + 120.0
@@ -17,13 +19,28 @@ RESTORED = (
     "if the store was restored from a backup, hostproxy-controller policy raise-epoch;"
     " if not, deny the host, which says what is not true"
 )
+LIES = "deny them, unless the store was restored from a backup and they cannot be reached: then raise-epoch"
+DIFFERS = (
+    "it has this generation with other content than this controller makes of it: two controllers disagree, or the"
+    " store was restored from a backup; hostproxy-controller policy raise-epoch makes all hosts take what is here"
+)
 
 
-def ahead(report: Report | None, newest: Version | None) -> bool:
-    """Whether a host has what this controller never made: the store is an older one, or the host lies."""
-    if report is None or newest is None:
-        return False
-    return Version(report.report.epoch, report.report.generation) > newest
+def named(hosts: Sequence[str]) -> str:
+    """The first, and how many more."""
+    return hosts[0] if len(hosts) == 1 else f"{hosts[0]} and {len(hosts) - 1} more hosts"
+
+
+def restored(claims: Claims) -> str:
+    """Why nothing can be applied when hosts have shown later generations; "" when they have not."""
+    if not claims.believed:
+        return ""
+    more = len(claims.shown) + len(claims.others) - 1
+    others = f", and {more} more hosts say to have one" if more else ""
+    return (
+        f"{claims.shown[0]} has shown a generation that this controller never made{others}: the store was restored from"
+        " a backup; hostproxy-controller policy raise-epoch"
+    )
 
 
 def state(report: Report | None, wanted: Wanted | None, newest: Version | None, now: float) -> str:
@@ -34,7 +51,7 @@ def state(report: Report | None, wanted: Wanted | None, newest: Version | None, 
     if report is None or now - report.at > AWAY:
         return "AWAY"
     found = report.report
-    if found.state in ("refused", "reverted") or found.expired or ahead(report, newest):
+    if found.state in ("refused", "reverted") or found.expired or ahead(report, newest) or report.differs:
         return "ERROR"
     has = Version(found.epoch, found.generation)
     if wanted is not None and has != wanted.version:
@@ -77,6 +94,8 @@ def _problems(report: Report | None, newest: Version | None) -> list[str]:
     if report is None:
         return []
     found = list(report.report.problems)
+    if report.differs:
+        found.insert(0, DIFFERS)
     if ahead(report, newest):
         has = Version(report.report.epoch, report.report.generation)
         found.insert(0, f"it has generation {has}, which this controller never made: {RESTORED}")

@@ -12,13 +12,12 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
-from OpenSSL.crypto import X509
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from zope.interface import implementer
 
 from controller.authority.authority import Authority, fingerprint
 from controller.authority.minting import BACK_DATED
-from controller.push.tls import Credential
+from controller.push.tls import Credential, common
 from hostproxy.mesh.spiffe import SpiffeId
 
 DEPTH = 2  # authorities above a leaf: issuing and root
@@ -72,21 +71,7 @@ class Leaf:
 
 
 def _context(credential: Credential) -> SSL.Context:
-    """TLS 1.3. No resumption: a removed root counts at once."""
-    made = SSL.Context(SSL.TLS_METHOD)
-    made.set_min_proto_version(SSL.TLS1_3_VERSION)
-    made.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    made.set_options(SSL.OP_NO_TICKET)
-    leaf, *rest = credential.certificates
-    made.use_certificate(leaf)
-    for certificate in rest:
-        made.add_extra_chain_cert(certificate)
-    made.use_privatekey(credential.key)
-    made.check_privatekey()
-    store = made.get_cert_store()
-    assert store is not None
-    for root in credential.roots:
-        store.add_cert(X509.from_cryptography(root))
+    made = common(credential)
     # Wanted and not required. OpenSSL verifies for the purpose of a client.
     made.set_verify(SSL.VERIFY_PEER, lambda *found: bool(found[4]))
     made.set_verify_depth(DEPTH)

@@ -23,7 +23,7 @@ class Unusable(Exception):
 
 def passphrase_from(path: str) -> bytes:
     """Read the passphrase that keys are encrypted with. Raises :class:`Unusable`."""
-    passphrase = _read(path, private=True).strip()
+    passphrase = _read(path, private=True, what="a passphrase").strip()
     if len(passphrase) < PASSPHRASE_LEAST:
         raise Unusable(f"{path}: a passphrase has at least {PASSPHRASE_LEAST} bytes")
     return passphrase
@@ -78,9 +78,9 @@ def _load(path: str, passphrase: bytes) -> object:
         raise Unusable(f"{path}: the passphrase does not open it, or it is no key") from None
 
 
-def _read(path: str, private: bool = False) -> bytes:
+def _read(path: str, private: bool = False, what: str = "a private key") -> bytes:
     try:
-        content = storage.read(path, FILE_SIZE, private)
+        content = storage.read(path, FILE_SIZE, private, what)
         if private and os.stat(path).st_uid != os.geteuid():
             raise Unusable(f"{path}: belongs to another user than the one that the controller runs as")
     except storage.Unusable as error:

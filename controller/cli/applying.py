@@ -41,7 +41,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
     time = client.duration
     waves = parser.add_argument_group("in waves; a wave that is worse than the other hosts is taken back")
-    add("waves", _waves, "N,P%,100%", "how many hosts have it after each wave", ",".join(plan.waves))
+    add("waves", _waves, "N,P%,100%", "how many hosts have it after each wave", ",".join(plan.waves).replace("%", "%%"))
     add("hold", time, "TIME", "how long a wave has to be well", format_duration(plan.hold))
     add("patience", time, "TIME", "how long its hosts may take to acknowledge", format_duration(plan.patience))
     text = "how much lower the share of requests that succeed may be"

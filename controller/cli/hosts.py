@@ -8,7 +8,7 @@ from typing import Any
 
 from controller.cli import client, terminal
 from controller.cli.client import Document
-from controller.cli.command import NO, YES, Actions, perform
+from controller.cli.command import NO, PARTLY, YES, Actions, perform
 from controller.cli.terminal import GREEN, RED, YELLOW, left, painted, shown, span, table
 
 HEAD = ("HOST", "STATE", "GENERATION", "REPORT", "CERTIFICATE", "VERSION", "ADDRESS", "PROBLEM")
@@ -90,11 +90,14 @@ def _allow(arguments: argparse.Namespace) -> int:
 
 def denied(arguments: argparse.Namespace, answer: Document) -> int:
     """Say that an identity is refused now."""
+    if not answer["known"]:
+        what = "nobody has enrolled under this name" if "/host/" in answer["denied"] else "nobody knows this service"
+        terminal.say(f"warning: {what}: it is denied all the same; if it was mistyped, allow it again")
     if arguments.output == "json":
         terminal.write_json(answer)
     else:
         terminal.write([f"{shown(answer['denied'])} is denied", _told(answer)])
-    return YES
+    return PARTLY if answer["problem"] else YES
 
 
 def allowed(arguments: argparse.Namespace, answer: Document) -> int:
@@ -103,11 +106,13 @@ def allowed(arguments: argparse.Namespace, answer: Document) -> int:
         terminal.write_json(answer)
     else:
         terminal.write([f"{shown(answer['allowed'])} is denied no more", _told(answer)])
-    return YES
+    return PARTLY if answer["problem"] else YES
 
 
 def _told(answer: Document) -> str:
     version = answer["generation"]
+    if answer["problem"]:
+        return f"hosts DO NOT HEAR OF IT: {shown(answer['problem'])}"
     if version is None:
         return "hosts hear of it with the next generation of policy"
     return f"hosts hear of it with generation {version['generation']}, which is on its way"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import ipaddress
 import os
 import secrets
 import shlex
@@ -79,7 +80,21 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stderr.write(f"hostproxy-controller init: {error}\n{directory} is not complete: remove it, and try again\n")
         return 4
     sys.stdout.write(text)
+    for warning in _warnings(arguments.dns, arguments.listen):
+        sys.stderr.write(f"warning: {warning}\n")
     return 0
+
+
+def _warnings(dns: str, listen: str) -> list[str]:
+    """What keeps hosts from reaching the controller, as far as names and addresses tell without asking anybody."""
+    ip = ipaddress.ip_address(addresses.split(listen)[0])
+    here = dns == "localhost" or dns.endswith(".localhost")
+    if ip.is_loopback and not here:
+        hint = "[controller] listen in controller.toml"
+        return [f"only this machine can reach {listen}, and hosts ask for {dns} wherever they are: see {hint}"]
+    if here and not ip.is_loopback:
+        return [f"{dns} is another machine on each host: for other hosts, make it anew with the DNS name of this one"]
+    return []
 
 
 class _NotKept(Exception):

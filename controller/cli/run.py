@@ -24,6 +24,6 @@ def run(arguments: argparse.Namespace) -> int:
         for problem in invalid.problems:
             sys.stderr.write(f"{problem}\n")
         return 1
-    from controller import app  # with Twisted, which no other command needs
+    from controller import running  # with Twisted, which no other command needs
 
-    return app.run(loaded)
+    return running.run(loaded)

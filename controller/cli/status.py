@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from controller.cli import client, terminal
 from controller.cli.client import Document
 from controller.cli.command import NO, YES, perform, single
-from controller.cli.terminal import left, pairs, span
+from controller.cli.terminal import left, pairs, shown, span
 
 run = perform
 
@@ -24,7 +24,7 @@ def _status(arguments: argparse.Namespace) -> int:
         terminal.write_json(answer)
     else:
         terminal.write(_lines(answer))
-    return NO if answer["hosts"]["ERROR"] or answer["audit"]["failures"] else YES
+    return NO if answer["hosts"]["ERROR"] or answer["audit"]["failures"] or answer["problem"] else YES
 
 
 def _lines(answer: Document) -> Iterable[str]:
@@ -34,8 +34,11 @@ def _lines(answer: Document) -> Iterable[str]:
     leads = "leads" if answer["leading"] else f"{answer['leader'] or 'nobody'} leads"
     audit = answer["audit"]
     failures = f", {audit['failures']} COULD NOT BE WRITTEN" if audit["failures"] else ""
+    problem = f"hosts are not told what they have to know: {shown(answer['problem'])}"
+    wrong = [("PROBLEM", problem)] if answer["problem"] else []
     return pairs(
         [
+            *wrong,
             ("controller", f"{answer['name']} {answer['version']}, for {span(now - answer['started'])}, {leads}"),
             ("mesh", f"{answer['trust_domain']}, {answer['url']}"),
             ("fingerprint", answer["fingerprint"]),

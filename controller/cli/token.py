@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from controller.cli import client, terminal
 from controller.cli.client import Document
-from controller.cli.command import YES, Actions, perform
+from controller.cli.command import NO, YES, Actions, perform
 from controller.cli.terminal import moment, pairs, shown, span, table
 from hostproxy.mesh.units import Wrong
 
@@ -92,6 +92,10 @@ def _revoke(arguments: argparse.Namespace) -> int:
         terminal.write_json(answer)
     else:
         terminal.write([f"{shown(answer['revoked'])} is no token any more"])
+    if answer["used"]:
+        host = shown(answer["host"])
+        terminal.say(f"it had been used: {host} has enrolled with it; if that was somebody else, hosts deny {host}")
+        return NO
     return YES
 
 

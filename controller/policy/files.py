@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
 from hostproxy.mesh.bundle import BUNDLE_SIZE, FILES, file_name
-from hostproxy.mesh.document import Invalid, Problem
+from hostproxy.mesh.document import POLICY_SIZE, Invalid, Problem, parse
 from hostproxy.mesh.policy import Policy, parse_files
 from hostproxy.mesh.rules import EVERYONE, Rule
 
@@ -60,18 +60,40 @@ def check(files: Mapping[str, bytes], services: Collection[str] = ()) -> tuple[P
     warnings: list[str] = []
     for name, rules in policy.services.items():
         if services and name not in services:
-            warnings.append(_unknown(f"service.{name}", name, services))
+            warnings.append(_unknown(f"{_place(files, name)}: [service.{name}]", name, services))
         for rule in (*rules.allow, *rules.deny):
             warnings += [
                 _unknown(rule.source, caller, known) for caller in rule.callers if caller not in known | {EVERYONE}
             ]
         warnings += _never_reached(rules.allow, rules.deny)
+        warnings += _shuts_nobody_out(policy, name)
     return policy, warnings
 
 
 def _unknown(where: str, name: str, known: Collection[str]) -> str:
     close = get_close_matches(name, known, n=1, cutoff=0.7)
     return f"{where}: nobody knows a service {name}" + (f'; did you mean "{close[0]}"?' if close else "")
+
+
+def _place(files: Mapping[str, bytes], service: str) -> str:
+    """Where a service is first spoken of: file and line."""
+    path = ("service", service)
+    for name in sorted(files):
+        document = parse(files[name], name, POLICY_SIZE)
+        if service in document.data.get("service", {}):
+            return f"{name}:{document.place(path)[0]}"
+    raise KeyError(service)
+
+
+def _shuts_nobody_out(policy: Policy, service: str) -> list[str]:
+    """Allow rules that mean nothing, because whoever they do not name is allowed as well."""
+    allowed, source = policy.default(service)
+    deciding = [rule for rule in policy.services[service].allow if not rule.audit]
+    if not allowed or not deciding:
+        return []
+    rules = "this allow rule shuts" if len(deciding) == 1 else f"this and {len(deciding) - 1} more allow rules shut"
+    hint = f'[service.{service}] access = "deny" makes them the only ones'
+    return [f"{deciding[0].source}: {rules} nobody out: {source} allows all others too; {hint}"]
 
 
 def _never_reached(allow: tuple[Rule, ...], deny: tuple[Rule, ...]) -> list[str]:

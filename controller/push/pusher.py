@@ -19,6 +19,7 @@ from controller import bodies
 from controller.bodies import Body
 from controller.push.tls import Credential, HostConnection, context
 from hostproxy.mesh import addresses
+from hostproxy.mesh.bundle import BUNDLE_SIZE
 from hostproxy.mesh.messages import BODY_SIZE, Confirm, HostReport, Malformed, Problem, decode, encode
 from hostproxy.mesh.spiffe import SpiffeId
 
@@ -51,18 +52,23 @@ class Pusher:
         """How ``host`` stands now. Raises :class:`PushFailed`."""
         return _report(await self._ask(host, address, b"GET", "/v1/report", b"", ""))
 
+    async def bundle(self, host: str, address: str) -> bytes:
+        """The bundle that ``host`` has in force, as it says. Raises :class:`PushFailed`."""
+        return await self._ask(host, address, b"GET", "/v1/bundle", b"", "", BUNDLE_SIZE)
+
     async def confirm(self, host: str, address: str, confirm: Confirm) -> None:
         """Let ``host`` stay with what it has. Raises :class:`PushFailed`."""
         await self._ask(host, address, b"POST", "/v1/confirm", encode(confirm), "application/json")
 
-    async def _ask(self, host: str, address: str, method: bytes, path: str, body: bytes, kind: str) -> bytes:
+    async def _ask(
+        self, host: str, address: str, method: bytes, path: str, body: bytes, kind: str, limit: int = BODY_SIZE
+    ) -> bytes:
         try:
             ip, port = addresses.split(addresses.reachable_ip(address))
         except ValueError as error:
             raise PushFailed(f"its address {address!r:.60} {error}") from None
         creator = HostConnection(self._context, SpiffeId.host(self._trust_domain, host))
         endpoint = _Secured(self._reactor, ip, port, creator, self._timeout)
-        headers = Headers({"content-type": [kind]} if kind else {})
         pool: Any = HTTPConnectionPool
         agent: Any = Agent
         headers = Headers({"content-type": [kind]} if kind else {})
@@ -70,6 +76,7 @@ class Pusher:
             _asked(
                 agent.usingEndpointFactory(self._reactor, endpoint, pool(self._reactor, persistent=False)),
                 (method, f"https://{address}{path}".encode(), headers, Body(body) if body else None),
+                limit,
             )
         )
         asking.addTimeout(self._timeout, self._reactor)
@@ -89,9 +96,9 @@ def _report(body: bytes) -> HostReport:
         raise PushFailed(f"the answer is not a report: {error}") from None
 
 
-async def _asked(agent: Any, request: tuple[bytes, bytes, Headers, Body | None]) -> tuple[int, bytes]:
+async def _asked(agent: Any, request: tuple[bytes, bytes, Headers, Body | None], limit: int) -> tuple[int, bytes]:
     response = await agent.request(*request)
-    return response.code, await bodies.read(response, BODY_SIZE)
+    return response.code, await bodies.read(response, limit)
 
 
 def _reason(content: bytes) -> str:

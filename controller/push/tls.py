@@ -36,10 +36,22 @@ class WrongPeer(Exception):
 
 
 def context(credential: Credential) -> SSL.Context:
-    """TLS 1.3, both sides with certificates, no resumption: a removed root counts at once."""
+    """For connections to hosts, both sides with certificates."""
+    made = common(credential)
+    # Until a connection says whom it wants: nobody.
+    made.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *found: False)
+    return made
+
+
+def common(credential: Credential) -> SSL.Context:
+    """TLS 1.3 with what the controller shows and believes, as client and as server; peers are not verified yet.
+
+    No resumption: a removed root counts at once.
+    """
     made = SSL.Context(SSL.TLS_METHOD)
     made.set_min_proto_version(SSL.TLS1_3_VERSION)
     made.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    made.set_options(SSL.OP_NO_TICKET)
     leaf, *rest = credential.certificates
     made.use_certificate(leaf)
     for certificate in rest:
@@ -50,8 +62,6 @@ def context(credential: Credential) -> SSL.Context:
     assert store is not None
     for root in credential.roots:
         store.add_cert(X509.from_cryptography(root))
-    # Until a connection says whom it wants: nobody.
-    made.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, lambda *found: False)
     return made
 
 

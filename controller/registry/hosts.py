@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from controller.policy.generations import Version
 from controller.registry.records import Record, Refused, change, read, read_all
 from controller.store import Store
 from hostproxy.mesh import spiffe
@@ -43,6 +44,7 @@ class Report(Record, frozen=True):
     at: float  # Unix seconds, by the controller's clock
     address: str  # where it came from
     report: HostReport
+    differs: bool = False  # it has the generation that it should, with other content than this mesh's controllers make
 
 
 class Hosts:
@@ -125,6 +127,13 @@ class Reports:
         return found
 
 
+def ahead(report: Report | None, newest: Version | None) -> bool:
+    """Whether a host says to have what this controller never made: the store is an older one, or the host lies."""
+    if report is None or newest is None:
+        return False
+    return Version(report.report.epoch, report.report.generation) > newest
+
+
 def taken(host: Host) -> Refused:
     """There is a host of this name."""
     return Refused("enrolled", f"{host.name} has enrolled already: for a new machine, create a token with --reenrol")
@@ -149,4 +158,4 @@ def _same(one: Report, other: Report) -> bool:
         msgspec.structs.replace(each.report, figures=Figures(), certificates={})
         for each in (one, other)
     ]
-    return plain[0] == plain[1] and one.address == other.address
+    return plain[0] == plain[1] and (one.address, one.differs) == (other.address, other.differs)

@@ -9,6 +9,8 @@ FREE = 5  # attempts that fail before there is a wait
 FIRST = 1.0  # seconds of the first wait; each one after it is twice as long
 LONGEST = 300.0
 FORGIVEN = 900.0  # seconds without an attempt after which all is forgotten
+MODEST = 20.0  # certificates that a host takes in a minute before it counts as one that asks for much
+RESERVED = 0.5  # of what all may have, for those that do not
 MOST_KNOWN = 10_000  # addresses or hosts; the one that has been quiet for longest goes
 
 
@@ -63,14 +65,18 @@ class _Bucket:
         self.tokens = tokens
         self.at = at
 
-    def wait(self, rate: float, most: float, now: float) -> float:
+    def wait(self, rate: float, most: float, now: float, left: float = 0.0) -> float:
+        """Seconds until one can be taken so that ``left`` are there still."""
         self.tokens = min(most, self.tokens + max(0.0, now - self.at) * rate)
         self.at = now
-        return max(0.0, (1.0 - self.tokens) / rate)
+        return (left + 1.0 - self.tokens) / rate if self.tokens < left + 1.0 else 0.0
 
 
 class Rates:
-    """How many certificates are issued, to one host and to all. What a host may not have costs the others nothing."""
+    """How many certificates are issued, to one host and to all. What a host may not have costs the others nothing.
+
+    A part of what all may have is kept for hosts that ask for little: a few that ask for all they may get leave it.
+    """
 
     def __init__(self, host_per_minute: float, per_minute: float, now: float, most: int = MOST_KNOWN) -> None:
         """A minute's worth may come at once."""
@@ -88,7 +94,10 @@ class Rates:
             if len(self._hosts) > self._most:
                 self._hosts.popitem(last=False)
         self._hosts.move_to_end(host)
-        wait = bucket.wait(self._host / 60, self._host, now) or self._total.wait(self._all / 60, self._all, now)
+        wait = bucket.wait(self._host / 60, self._host, now)
+        if not wait:
+            greedy = self._host - bucket.tokens >= MODEST
+            wait = self._total.wait(self._all / 60, self._all, now, self._all * RESERVED if greedy else 0.0)
         if not wait:
             bucket.tokens -= 1.0
             self._total.tokens -= 1.0

@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable, Collection, Mapping
 
 from controller.registry import tokens
+from controller.registry.catalog import Catalog, Unknown
 from controller.registry.denied import Denied
 from controller.registry.hosts import Host, Hosts, Reports, taken
 from controller.registry.keys import UsedKeys
@@ -26,8 +27,12 @@ class Registry:
         now: Callable[[], float],
         configured: Mapping[str, Collection[str]] | None = None,
         random_bytes: Callable[[int], bytes] = secrets.token_bytes,
+        catalog: Catalog | None = None,
     ) -> None:
-        """``now`` gives Unix seconds. ``configured`` are the hosts of each service that controller.toml names."""
+        """``now`` gives Unix seconds. ``configured`` are the hosts of each service that controller.toml names.
+
+        ``catalog`` says what runs where besides the operators.
+        """
         self.hosts = Hosts(store, now)
         self.reports = Reports(store)
         self.tokens = Tokens(store, now, random_bytes)
@@ -35,6 +40,7 @@ class Registry:
         self.denied = Denied(store, trust_domain)
         self.keys = UsedKeys(store, now)
         self._trust_domain = trust_domain
+        self._catalog = catalog
 
     async def invite(
         self, host: str, *, by: str, life: float = tokens.LIFE, reenrol: bool = False
@@ -76,8 +82,12 @@ class Registry:
         return known
 
     async def may_have(self, host: str, service: str) -> bool:
-        """Whether the service's certificate may be issued to the host, which is enrolled and not denied."""
-        if host not in await self.services.hosts(service):
+        """Whether the service's certificate may be issued to the host, which is enrolled and not denied.
+
+        Raises :class:`controller.registry.catalog.Unknown` where only the catalog could say so, and it says nothing.
+        """
+        assigned = host in await self.services.hosts(service)
+        if not assigned and (self._catalog is None or not await self._catalog.runs(service, host)):
             return False
         try:
             await self._not_denied("host", host)
@@ -85,6 +95,14 @@ class Registry:
         except Refused:
             return False
         return await self.hosts.get(host) is not None
+
+    async def known_services(self) -> tuple[str, ...]:
+        """Every service that somebody says to run; none when nobody does, or when that cannot be found out."""
+        assigned = await self.services.all()
+        try:
+            return (*assigned, *(await self._catalog.names() if self._catalog is not None else ()))
+        except Unknown:
+            return ()
 
     async def _not_denied(self, kind: Kind, name: str) -> None:
         identity = SpiffeId(self._trust_domain, kind, name)

@@ -19,7 +19,9 @@ PREFIX = "hpj_"  # by which scanners for secrets know it
 SECRET = 24  # bytes of randomness
 LIFE = 15 * 60.0  # seconds
 LONGEST = 24 * 3600.0
-MOST = 10_000  # tokens that have not expired
+MOST = 10_000  # tokens that have not expired, about: other controllers make some between two looks
+SELDOM = 60.0  # seconds between two looks at all of them
+SOON = 1.0  # the same while there are too many
 _WHERE = "tokens/"
 _ID = 32  # hexadecimal digits
 
@@ -44,17 +46,21 @@ class Tokens:
         self._store = store
         self._now = now
         self._random_bytes = random_bytes
+        self._count = 0  # at the last look, and those made here since
+        self._looked = float("-inf")  # Unix seconds
 
     async def create(self, host: str, *, by: str, life: float = LIFE, reenrol: bool = False) -> tuple[str, Token]:
         """Make one: the token itself, which nobody can show again, and its record. Raises :class:`Refused`."""
         if not 0 < life <= LONGEST:
             raise Refused("expired", f"a token lasts at most {LONGEST / 3600:g} hours, not {life / 3600:g}")
-        if len(await self.sweep()) >= MOST:
+        await self.tidy(SOON if self._count >= MOST else SELDOM)
+        if self._count >= MOST:
             raise Refused("full", f"there are {MOST} tokens that have not expired: wait, or revoke some")
         secret = PREFIX + base64.urlsafe_b64encode(self._random_bytes(SECRET)).rstrip(b"=").decode("ascii")
         now = self._now()
         sha256 = _hash(secret)
         token = Token(sha256=sha256, host=host, created=now, expires=now + life, by=by, reenrol=reenrol)
+        self._count += 1
         await change(self._store, _key(sha256), Token, lambda known: token)
         return secret, token
 
@@ -84,15 +90,19 @@ class Tokens:
         return await read_all(self._store, _WHERE, Token)
 
     async def revoke(self, token: str) -> Token:
-        """Forget one, by its id. Raises :class:`Refused`."""
+        """Forget one, by its id; what is returned says whether it had been used. Raises :class:`Refused`."""
+        found: list[Token] = []
+
+        def forgotten(known: Token | None) -> None:
+            found[:] = [known] if known is not None else []
+
         try:
-            known = await read(self._store, _WHERE + token, Token)
+            await change(self._store, _WHERE + token, Token, forgotten)
         except ValueError:
-            known = None
-        if known is None:
+            pass  # not even an id
+        if not found:
             raise Refused("token", "there is no such token")
-        await self._store.delete(_WHERE + token)
-        return known
+        return found[0]
 
     async def sweep(self) -> dict[str, Token]:
         """Forget those that have expired, used or not; returns the others."""
@@ -101,7 +111,15 @@ class Tokens:
         for name in [name for name, token in tokens.items() if token.expires <= now]:
             await self._store.delete(_WHERE + name)
             del tokens[name]
+        self._count = len(tokens)
         return tokens
+
+    async def tidy(self, pause: float = SELDOM) -> None:
+        """Forget those that have expired, unless that was done less than ``pause`` seconds ago."""
+        now = self._now()
+        if not 0.0 <= now - self._looked < pause:
+            self._looked = now
+            await self.sweep()
 
     def _usable(self, token: Token | None, sha256: str, host: str) -> Token:
         if token is None or not hmac.compare_digest(token.sha256, sha256):

@@ -7,59 +7,24 @@ the new generation is to go back by itself unless it is told to stay: so a wave 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
-from controller.api.interfaces import Wanted
+from controller.batched import Batched
 from controller.policy.generations import Generation, Generations, Version
 from controller.registry.hosts import Report
-from controller.registry.records import Record, Refused, change, read
+from controller.registry.records import Refused, change, decode
 from controller.rollout.judgement import Seen, judge
 from controller.rollout.plan import Plan, assign
+from controller.rollout.view import Rollout, View, Wanted, fresh
 from controller.store import NotLeading, Store, Unavailable
 
 KEY = "state/rollout"
 TICK = 1.0  # seconds between looks at what the hosts report
-FRESH = 3.0  # seconds for which a report of a host serves while its wave is judged, at least
-ASKED = 100.0  # hosts of a wave that are asked in a second: each takes some milliseconds
 ORPHAN = 10.0  # seconds after which a generation whose rollout has not begun is given up
-
-Phase = Literal["running", "done", "stopped"]
-
-
-class Rollout(Record, frozen=True):
-    """One rollout. Times are Unix seconds."""
-
-    version: Version
-    before: Version | None  # what hosts keep, or go back to
-    plan: Plan
-    actor: str
-    began: float
-    waves: tuple[tuple[str, ...], ...]
-    wave: int = 0  # the one under way
-    wave_began: float = 0.0
-    phase: Phase = "running"
-    ended: float = 0.0
-    reason: str = ""  # what it waits for, or why it ended
-
-    @property
-    def confirm_within(self) -> float:
-        """Seconds until a host goes back by itself; 0: it has no reason to."""
-        if len(self.waves) < 2 and not self.plan.hold:
-            return 0.0
-        return self.plan.hold + 2 * self.plan.patience
-
-    def reached(self, host: str) -> bool:
-        """Whether its wave has come."""
-        return self.phase == "done" or any(host in wave for wave in self.waves[: self.wave + 1])
-
-    def passed(self, host: str) -> bool:
-        """Whether its wave was well."""
-        return self.phase == "done" or any(host in wave for wave in self.waves[: self.wave])
-
 
 class Surroundings(NamedTuple):
     """What a rollout needs to know, and whom it tells."""
@@ -92,6 +57,9 @@ class Rollouts:
         self._timer: Any = None
         self._looking = False
         self._leading = False
+        self._view = Batched(self._look_up)
+        self._last: View | None = None  # with what it has worked out
+        self._read: tuple[int, Rollout] | None = None  # the record, by its version: it names every host
 
     # While leading
 
@@ -151,7 +119,8 @@ class Rollouts:
         # Who was denied or forgotten meanwhile is nobody to wait for.
         hosts = set(await self._around.hosts())
         wave = [host for host in rollout.waves[rollout.wave] if host in hosts]
-        others = [host for host in hosts if not rollout.reached(host)]
+        told = {host for wave in rollout.waves[: rollout.wave + 1] for host in wave}
+        others = [host for host in hosts if host not in told]
         version = (rollout.version.epoch, rollout.version.generation)
         now = self._now()
         act, reason = judge(rollout.plan, version, wave, others, seen, rollout.wave_began, now)
@@ -160,7 +129,7 @@ class Rollouts:
             return False
         if act == "wait":
             await self._write(rollout, reason=reason)
-            self._around.tell(host for host in wave if host in seen and now - seen[host].at >= _fresh(wave))
+            self._around.tell(host for host in wave if host in seen and now - seen[host].at >= fresh(len(wave)))
             return True
         if rollout.wave + 1 < len(rollout.waves):
             after = await self._write(rollout, wave=rollout.wave + 1, wave_began=now, reason="the wave was told")
@@ -212,7 +181,7 @@ class Rollouts:
 
     async def status(self) -> Rollout | None:
         """What is under way, or how the last one ended."""
-        return await read(self._store, KEY, Rollout)
+        return await self._current()
 
     async def stop(self, reason: str, actor: str) -> None:
         """No further wave; everybody goes back. Refused when nothing is under way."""
@@ -221,50 +190,28 @@ class Rollouts:
             raise Refused("idle", "no rollout is under way")
         await self._stop(rollout, f"stopped by {actor}: {reason}", actor)
 
+    async def view(self) -> View:
+        """What holds now, for as many hosts as anybody asks about. However many ask at a time, it is read once."""
+        return await self._view()
+
+    async def _look_up(self) -> View:
+        newest = await self._generations.newest()
+        rollout = await self._current()
+        waits = newest is not None and newest.staged and (rollout is None or rollout.version != newest.version)
+        before = await self._before(newest) if newest is not None and waits else None
+        last = self._last
+        # Neither is decoded again while it stays the same.
+        if last is None or last.newest is not newest or last.rollout is not rollout or last.before != before:
+            last = self._last = View(newest, rollout, before)
+        return last
+
     async def wanted(self, host: str) -> Wanted | None:
         """What ``host`` is to have now; None while there is nothing for it."""
-        newest = await self._generations.newest()
-        if newest is None:
-            return None
-        rollout = await self._current()
-        if rollout is None or rollout.version != newest.version:
-            if not newest.staged:
-                return Wanted(newest.version)
-            before = await self._before(newest)  # the rollout is about to begin
-            return Wanted(before) if before is not None else None
-        if rollout.phase == "stopped":
-            return Wanted(rollout.before) if rollout.before is not None else None
-        # One that enrolled meanwhile is in no wave. It has nothing to lose where there is nothing before.
-        joined = rollout.before is None and not any(host in wave for wave in rollout.waves)
-        if rollout.reached(host) or joined:
-            return Wanted(newest.version, rollout.confirm_within)
-        return Wanted(rollout.before) if rollout.before is not None else None
-
-    async def stays(self, host: str, report: Any) -> bool:
-        """Whether the bundle that ``host`` reports as in force is to stay there."""
-        rollout = await self._current()
-        if rollout is None or (report.epoch, report.generation) != (rollout.version.epoch, rollout.version.generation):
-            return True
-        # Also one that enrolled meanwhile: it is in no wave that could fail.
-        in_a_wave = any(host in wave for wave in rollout.waves)
-        return rollout.phase != "stopped" and (rollout.passed(host) or not in_a_wave)
-
-    async def judged(self, host: str, reported: float) -> bool:
-        """Whether the wave of ``host`` is being judged, and what it ``reported`` then is too old for that."""
-        rollout = await self._current()
-        if rollout is None or rollout.phase != "running" or host not in rollout.waves[rollout.wave]:
-            return False
-        return self._now() - reported >= _fresh(rollout.waves[rollout.wave])
+        return (await self.view()).wanted(host)
 
     async def stable(self) -> Version | None:
         """What every host has, or goes back to."""
-        newest = await self._generations.newest()
-        rollout = await self._current()
-        if newest is None:
-            return None
-        if rollout is None or rollout.version != newest.version:
-            return await self._before(newest) if newest.staged else newest.version
-        return newest.version if rollout.phase == "done" else rollout.before
+        return (await self.view()).stable
 
     # The store
 
@@ -293,7 +240,12 @@ class Rollouts:
         return False
 
     async def _current(self) -> Rollout | None:
-        return await read(self._store, KEY, Rollout)
+        entry = await self._store.get(KEY)
+        if entry is None:
+            return None
+        if self._read is None or self._read[0] != entry.version:
+            self._read = entry.version, decode(KEY, entry, Rollout)
+        return self._read[1]
 
     async def _write(self, rollout: Rollout, **changes: Any) -> Rollout:
         after = msgspec.structs.replace(rollout, **changes)
@@ -326,8 +278,3 @@ class Rollouts:
         if rollout.before is not None and newest is not None and newest.version == rollout.version:
             note = f"instead of {rollout.version}: {rollout.reason}"[:500]
             await self._generations.rollback(rollout.before.generation, actor, self._now(), note)
-
-
-def _fresh(wave: Collection[str]) -> float:
-    """Seconds for which reports of a wave serve."""
-    return max(FRESH, len(wave) / ASKED)

@@ -4,7 +4,7 @@
     consul       Consul's KV, for several; pieces keeps values in it that are too large for one key
     leadership   who leads, where there is nobody else
     election     who leads, by a session of Consul
-    client       requests to Consul
+    client       requests to Consul, with tls and token
 
 A key is at most 400 bytes: segments of ASCII letters, digits and ``._-``, each with a letter or digit first, and single
 slashes between them. A value has a version, which every change raises. Whoever writes says which version is to be

@@ -13,14 +13,14 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import HostnameEndpoint, TCP4ClientEndpoint, TCP6ClientEndpoint, UNIXClientEndpoint
 from twisted.internet.error import ConnectionRefusedError as Refused
-from twisted.internet.protocol import Protocol, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory, IBodyProducer
+from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from controller import bodies
 from controller.store import Unavailable, Unusable
 from controller.store.tls import Secured
 from hostproxy.mesh import addresses
@@ -128,8 +128,8 @@ class Client:
             if token := self._token():
                 headers.addRawHeader(b"X-Consul-Token", token.encode("ascii"))
             url = self._endpoint.url + uri.encode("ascii")
-            response = await self._agent.request(method.encode(), url, headers, _Body(body) if body else None)
-            return Reply(response.code, await _read(response, limit))
+            response = await self._agent.request(method.encode(), url, headers, bodies.Body(body) if body else None)
+            return Reply(response.code, await bodies.read(response, limit))
         finally:
             self._turn.release()
 
@@ -137,8 +137,8 @@ class Client:
         self._asking.discard(asking)
         if not isinstance(result, Failure):
             return result
-        if isinstance(result.value, TooLong):
-            return result
+        if isinstance(result.value, bodies.TooLong):
+            raise TooLong(str(result.value)) from None
         late = "the connection is closed" if self._closed else f"no answer within {timeout:g} s"
         raise Unavailable(f"Consul at {self.address}: {_explained(result.value, late)}") from None
 
@@ -154,61 +154,6 @@ def _explained(error: BaseException | None, late: str) -> str:
     if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
         return "TLS: " + (", ".join(str(entry[-1]) for entry in error.args[0]) or "the connection was cut")
     return str(error) or type(error).__name__
-
-
-class _Reader(Protocol):
-    """Takes the body of an answer."""
-
-    def __init__(self, limit: int) -> None:
-        self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
-        self._limit = limit
-        self._data = bytearray()
-
-    def dataReceived(self, data: bytes) -> None:  # Twisted's names
-        self._data += data
-        if len(self._data) > self._limit and not self.done.called:
-            self.done.errback(TooLong(f"an answer of more than {self._limit} bytes"))
-            self._abort()
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        if self.done.called:
-            return
-        # Without a length, an answer ends with its connection, and nobody can tell whether it is whole: Consul's
-        # always have one, or come in chunks.
-        if isinstance(reason.value, ResponseDone):
-            self.done.callback(bytes(self._data))
-        else:
-            self.done.errback(reason)
-
-    def _abort(self) -> None:
-        transport: Any = self.transport
-        transport.loseConnection()
-
-
-def _read(response: Any, limit: int) -> Deferred[bytes]:
-    reader = _Reader(limit)
-    response.deliverBody(reader)
-    return reader.done
-
-
-@implementer(IBodyProducer)
-class _Body:
-    """The body of a request, sent in one piece."""
-
-    def __init__(self, body: bytes) -> None:
-        self.length = len(body)
-        self._body = body
-
-    async def _produce(self, consumer: Any) -> None:
-        consumer.write(self._body)
-
-    def startProducing(self, consumer: Any) -> Deferred[None]:  # Twisted's names
-        return Deferred.fromCoroutine(self._produce(consumer))
-
-    def pauseProducing(self) -> None:
-        """It has been handed over already."""
-
-    resumeProducing = stopProducing = pauseProducing  # noqa: N815
 
 
 @implementer(IAgentEndpointFactory)

@@ -1,7 +1,8 @@
-"""TLS to the agent of Consul: its authorities, and the certificate to show it, out of files read once."""
+"""TLS to the agent of Consul: its authorities, and the certificate to show it, read anew when their files change."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from cryptography import x509
@@ -13,6 +14,7 @@ from service_identity.cryptography import verify_certificate_hostname, verify_ce
 from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.ssl import Certificate, TLSVersion, optionsForClientTLS, platformTrust, trustRootFromCertificates
+from twisted.logger import Logger
 from zope.interface import implementer
 
 from controller.store import Unusable
@@ -25,11 +27,19 @@ FILE_SIZE = 1024 * 1024  # bytes; the bundle of all public authorities is a fift
 class Secured:
     """TLS 1.2 or newer, with the agent's certificate checked for its name or address during the handshake."""
 
+    log = Logger()
+
     def __init__(self, host: str, ca: str, certificate: str, key: str) -> None:
         """``host`` is a name or an IP address; the rest are paths, "" where there is none. Raises :class:`Unusable`."""
         self._host = host
+        self._paths = ca, certificate, key
         is_address = isIPAddress(host) or isIPv6Address(host)
         self._verify = verify_certificate_ip_address if is_address else verify_certificate_hostname
+        self._seen = self._stamps()
+        self._options = self._load()
+
+    def _load(self) -> Any:
+        ca, certificate, key = self._paths
         trust: Any = platformTrust()  # type: ignore[no-untyped-call]
         if ca:
             wrapped: Any = Certificate
@@ -39,9 +49,32 @@ class Secured:
         if certificate:
             own, *chain = _certificates(certificate)
             extra |= {"certificate": own, "privateKey": _key(key, own), "extraCertChain": chain}
-        self._options: Any = optionsForClientTLS(host, trust, extraCertificateOptions=extra)
+        return optionsForClientTLS(self._host, trust, extraCertificateOptions=extra)
+
+    def _stamps(self) -> list[tuple[int, int, int]]:
+        found = []
+        for path in filter(None, self._paths):
+            try:
+                status = os.stat(path)
+            except OSError:
+                found.append((0, 0, 0))
+            else:
+                found.append((status.st_ino, status.st_mtime_ns, status.st_size))
+        return found
+
+    def _refresh(self) -> None:
+        """Certificates are renewed; until the new files are whole, the ones from before are used."""
+        stamps = self._stamps()
+        if stamps == self._seen:
+            return
+        self._seen = stamps
+        try:
+            self._options = self._load()
+        except Unusable as error:
+            self.log.error("{error}: the certificates from before are used", error=error)
 
     def clientConnectionForTLS(self, protocol: Any) -> Any:  # Twisted's name
+        self._refresh()
         connection = self._options.clientConnectionForTLS(protocol)
         # Twisted's callback takes a certificate in which it finds no name at all: anybody's from the same authority.
         connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, self._judge)

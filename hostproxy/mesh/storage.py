@@ -16,7 +16,7 @@ class Unusable(Exception):
         self.hint = hint
 
 
-def read(path: str, limit: int, private: bool = False) -> bytes:
+def read(path: str, limit: int, private: bool = False, what: str = "a private key") -> bytes:
     """The content of a regular file of at most ``limit`` bytes; raises :class:`Unusable`.
 
     A ``private`` file is refused when anybody but its owner may read or write it, as OpenSSH refuses its
@@ -33,7 +33,7 @@ def read(path: str, limit: int, private: bool = False) -> bytes:
             if private and status.st_mode & 0o077:
                 mode = stat.S_IMODE(status.st_mode)
                 hint = f"chmod 600 {shlex.quote(path)}"
-                raise Unusable(f"is a private key open to others (mode {mode:04o})", hint)
+                raise Unusable(f"is {what} open to others (mode {mode:04o})", hint)
             with open(descriptor, "rb", closefd=False) as file:
                 content = file.read(limit + 1)
         finally:

@@ -33,6 +33,7 @@ PORT = 15009  # of every host
 FILES = 20  # of the policy
 SERVICE_SIZE = 512  # bytes of it
 ARRIVALS = 50.0  # hosts a second that come first
+LOOKS = 5  # at each of what operators ask for
 LIMIT = 300.0  # seconds for anything
 MIB = 1024 * 1024
 
@@ -108,6 +109,7 @@ class _Measurement:
         self._show("arrived", "came first", arguments.hosts, self._used())
         for number in range(1, arguments.rounds + 1):
             self._push(number)
+        self._look()
         for storm in self._storms():
             before = self._used()
             self._hosts.process.send_signal(signal.SIGUSR1)
@@ -141,6 +143,21 @@ class _Measurement:
             f"known {known:.2f} s; {cost}",
             flush=True,
         )
+
+    def _look(self) -> None:
+        """How long operators wait for what they ask most often."""
+        for path in ("/v1/hosts", "/v1/status"):
+            times = []
+            before = self._used()
+            for _ in range(LOOKS):
+                began = time.monotonic()
+                self._local("GET", path)
+                times.append(time.monotonic() - began)
+            print(
+                f"GET {path} is answered after {percentile(times, 0.5):.3f} s (the middle of {LOOKS}); "
+                f"{self._cost(before)}",
+                flush=True,
+            )
 
     def _collect(self, taken: dict[str, float], generation: int) -> dict[str, float]:
         for news in self._told():

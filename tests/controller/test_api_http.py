@@ -13,15 +13,14 @@ from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 
 from controller.api.calls import Answer
+from controller.api.connections import BODIES, ApiFactory
 from controller.api.dispatch import Dispatcher
 from controller.api.http import (
     ANSWER_TIME,
-    BODIES,
     BODY_TIME,
     HEAD_SIZE,
     HEAD_TIME,
     IDLE_TIME,
-    ApiFactory,
     Channel,
     Question,
     Reply,

@@ -6,22 +6,23 @@ import re
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from controller import config
 from controller.__main__ import COMMANDS, main
-from controller.config import CONFIG
+from controller.config import CONFIG, CatalogConfig, RegistryConfig
 from controller.policy import files
 from controller.policy.expectations import EXPECTATIONS
 from controller.rollout.plan import Bounds
-from hostproxy.mesh.schema import Table, Tables
+from hostproxy.mesh.document import Invalid
+from hostproxy.mesh.schema import Table, Tables, walk
 from tests.test_docs import blocks, document, rows, section
 
 TEXT = document("controller.md")
 
 
 def of_config(table: Table) -> set[str]:
-    parts = {name: part.kind for name, part in table.keys.items() if isinstance(part.kind, Table)}
-    return {f"{name}.{key}" for name, part in parts.items() for key in part.keys}
+    return {".".join(map(str, path)) for path, key in walk(table) if not isinstance(key.kind, Table)}
 
 
 def test_every_command_is_described() -> None:
@@ -39,10 +40,12 @@ def test_every_key_of_the_configuration_is_described_with_its_default(tmp_path: 
     for key, default, _ in table:
         if default in ("required", "none"):
             continue
-        where, _, name = key.partition(".")
+        where, _, name = key.rpartition(".")
         given = f"{name} = {default}\n"
         path.write_text(needed + given if where == "controller" else f"{needed}[{where}]\n{given}")
-        assert config.load(str(path)) == bare, key
+        # There is a catalog where there is its table, whatever is in it.
+        plain = bare if where != "registry.consul" else replace(bare, registry=RegistryConfig(consul=CatalogConfig()))
+        assert config.load(str(path)) == plain, key
 
 
 def test_every_key_of_expectations_is_described() -> None:
@@ -78,3 +81,31 @@ def test_the_store_shown_is_one(tmp_path: Path) -> None:
     path = tmp_path / "controller.toml"
     path.write_text(f'[mesh]\ntrust_domain = "a.example"\n[controller]\ndns = "c.example"\n{store}')
     assert config.load(str(path)).store.backend == "consul"
+
+
+def test_the_catalog_shown_is_one(tmp_path: Path) -> None:
+    (catalog,) = (block for block in blocks(TEXT, "toml") if "[registry.consul]" in block)
+    path = tmp_path / "controller.toml"
+    path.write_text(f'[mesh]\ntrust_domain = "a.example"\n[controller]\ndns = "c.example"\n{catalog}')
+    found = config.load(str(path)).registry.consul
+    assert found is not None
+    assert found.token_file == "/etc/hostproxy-controller/catalog.token"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('[store]\nconsul_key = "k.pem"\n', "a certificate needs its key"),
+        ('[store]\nconsul_certificate = "c.pem"\n', "a certificate needs its key"),
+        ('[registry.consul]\naddress = "https://localhost:8501"\nkey = "k.pem"\n', "a certificate needs its key"),
+        ('[registry.consul]\ntoken_file = "t"\n', "belongs to an address"),
+    ],
+)
+def test_keys_that_belong_together(tmp_path: Path, text: str, problem: str) -> None:
+    path = tmp_path / "controller.toml"
+    path.write_text(f'[mesh]\ntrust_domain = "a.example"\n[controller]\ndns = "c.example"\n{text}')
+    with pytest.raises(Invalid) as caught:
+        config.load(str(path))
+    (found,) = caught.value.problems
+    assert problem in str(found)
+    assert str(found).startswith(f"{path}:")

@@ -78,8 +78,9 @@ def test_a_host_in_error_is_loud(api: FakeApi, capsys: Captured) -> None:
 
 def test_deny_allow_and_forget(api: FakeApi, capsys: Captured) -> None:
     version = {"epoch": 1, "generation": 9}
-    api.answers["POST /v1/hosts/db-1/deny"] = 200, {"denied": "spiffe://a/host/db-1", "generation": version}
-    api.answers["POST /v1/hosts/db-1/allow"] = 200, {"allowed": "spiffe://a/host/db-1", "generation": None}
+    well = {"problem": "", "known": True}
+    api.answers["POST /v1/hosts/db-1/deny"] = 200, {"denied": "spiffe://a/host/db-1", "generation": version, **well}
+    api.answers["POST /v1/hosts/db-1/allow"] = 200, {"allowed": "spiffe://a/host/db-1", "generation": None, **well}
     api.answers["DELETE /v1/hosts/db-1"] = 200, {"forgotten": "db-1"}
     assert run(api, "hosts", "deny", "db-1", "--reason", "stolen") == 0
     assert api.bodies("POST /v1/hosts/db-1/deny") == [{"reason": "stolen"}]
@@ -92,6 +93,20 @@ def test_deny_allow_and_forget(api: FakeApi, capsys: Captured) -> None:
         "hosts hear of it with the next generation of policy",
         "db-1 is forgotten",
     ]
+
+
+def test_who_is_not_known_is_denied_and_said_to_be_so(api: FakeApi, capsys: Captured) -> None:
+    version = {"epoch": 1, "generation": 9}
+    found = {"denied": "spiffe://a/host/db-1", "generation": version, "problem": "", "known": False}
+    api.answers["POST /v1/hosts/db-1/deny"] = 200, found
+    assert run(api, "hosts", "deny", "db-1") == 0
+    assert "nobody has enrolled under this name" in capsys.readouterr().err
+    found = {**found, "denied": "spiffe://a/service/db-1", "problem": "raise-epoch", "generation": None}
+    api.answers["POST /v1/services/db-1/deny"] = 200, found
+    assert run(api, "service", "deny", "db-1") == 4
+    said = capsys.readouterr()
+    assert "nobody knows this service" in said.err
+    assert "DO NOT HEAR OF IT: raise-epoch" in said.out
 
 
 def test_a_service_on_several_hosts(api: FakeApi, capsys: Captured) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from controller.policy.generations import Version
 from controller.push.distribution import Order
+from hostproxy.mesh.bundle import digest_of
 from hostproxy.mesh.messages import HostReport
 from tests.controller.conftest import POLICY, Scene
 from tests.controller.test_generations import done
@@ -82,14 +84,15 @@ def test_who_may_stay_is_told_so_once_its_wave_is_over(scene: Scene) -> None:
         scene.report(peer, 1)
     scene.apply(OTHER, plan={"waves": ["1", "100%"], "hold": 30.0})
     (early,) = [name for name in peers if bundle(order(scene, name))]
-    scene.report(peers[early], 2, confirmed=False, digest="d")
+    digest = digest_of(done(scene.parts.bundles.sealed(early, Version(1, 2), 270.0)))
+    scene.report(peers[early], 2, confirmed=False, digest=digest)
     assert order(scene, early) is None
     scene.clock.advance(30)
-    scene.report(peers[early], 2, confirmed=False, digest="d")
+    scene.report(peers[early], 2, confirmed=False, digest=digest)
     found = order(scene, early)
     assert found is not None
     assert found.confirm is not None
-    assert (found.confirm.epoch, found.confirm.generation, found.confirm.digest) == (1, 2, "d")
+    assert (found.confirm.epoch, found.confirm.generation, found.confirm.digest) == (1, 2, digest)
     assert all(bundle(order(scene, name)) for name in peers if name != early)
 
 

@@ -13,6 +13,7 @@ from controller import config
 from controller.audit import verify
 from controller.authority.authority import Authority, fingerprint
 from controller.authority.keys import Unusable, load_ec_key, load_signing_key, passphrase_from
+from controller.cli.init import _warnings
 from tests.controller.conftest import DNS, DOMAIN, initialise
 
 
@@ -69,3 +70,20 @@ def test_a_path_too_long_for_a_socket_is_said_before_anything_is_made(tmp_path: 
     assert made.returncode == 1
     assert "Unix socket" in made.stderr
     assert list(directory.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("dns", "listen", "warning"),
+    [
+        ("localhost", "127.0.0.1:15008", ""),
+        ("c.example", "0.0.0.0:15008", ""),
+        ("c.example", "10.0.0.1:15008", ""),
+        ("c.example", "[::]:15008", ""),
+        ("c.example", "127.0.0.1:15008", "only this machine can reach 127.0.0.1:15008"),
+        ("c.example", "[::1]:15008", "only this machine can reach"),
+        ("localhost", "0.0.0.0:15008", "localhost is another machine on each host"),
+    ],
+)
+def test_a_name_that_leads_hosts_astray_is_warned_of(dns: str, listen: str, warning: str) -> None:
+    assert " ".join(_warnings(dns, listen)).startswith(warning)
+    assert bool(_warnings(dns, listen)) == bool(warning)

@@ -61,7 +61,7 @@ def test_unknown_services_are_named() -> None:
     (found,) = warnings(rule("allow", **{"from": '["crat"]'}))
     assert found == 'p.toml:1: nobody knows a service crat; did you mean "cart"?'
     assert warnings('[service.paymets]\ntimeout = "1s"\n', ("payments",)) == [
-        'service.paymets: nobody knows a service paymets; did you mean "payments"?'
+        'p.toml:1: [service.paymets]: nobody knows a service paymets; did you mean "payments"?'
     ]
     assert warnings(rule("allow", **{"from": '["*"]'})) == []
 
@@ -86,6 +86,25 @@ def test_unknown_services_are_named() -> None:
 )
 def test_rules_that_never_decide_are_found(rules: list[str], count: int) -> None:
     assert len(warnings("".join(rules))) == count
+
+
+def test_what_nobody_knows_is_shown_where_it_is_in_many_files() -> None:
+    files = {"a.toml": b'[service.cart]\ntimeout = "1s"\n', "b.toml": b'# b\n\n[service.paymets]\ntimeout = "1s"\n'}
+    assert check(files, ("cart", "db"))[1] == ["b.toml:3: [service.paymets]: nobody knows a service paymets"]
+
+
+def test_allow_rules_beside_a_default_that_allows_are_said_to_shut_nobody_out() -> None:
+    two = rule("allow", methods='["GET"]') + rule("allow", methods='["POST"]')
+    (found,) = warnings('[defaults]\naccess = "allow"\n' + two)
+    assert found.startswith("p.toml:3: this and 1 more allow rules shut nobody out: p.toml:2: [defaults] access")
+    assert '[service.payments] access = "deny"' in found
+    (found,) = warnings('[service.payments]\naccess = "allow"\n' + rule("allow"))
+    assert "p.toml:3: this allow rule shuts nobody out" in found
+    closed = '[defaults]\naccess = "allow"\n[service.payments]\naccess = "deny"\n'
+    assert warnings(closed + rule("allow")) == []
+    assert warnings('[defaults]\naccess = "deny"\n' + rule("allow")) == []
+    assert warnings('[defaults]\naccess = "allow"\n' + rule("deny")) == []
+    assert warnings('[defaults]\naccess = "allow"\n' + rule("allow", audit="true")) == []
 
 
 def test_the_difference_is_a_unified_diff() -> None:

@@ -359,6 +359,16 @@ def test_one_host_that_asks_without_end_costs_others_nothing() -> None:
     assert all(rates.take(f"web-{number}", 60.0) == 0.0 for number in range(2, 500))
 
 
+def test_a_few_hosts_that_ask_for_all_they_may_get_leave_others_their_part() -> None:
+    rates = Rates(host_per_minute=120, per_minute=600, now=0.0)
+    greedy = sum(rates.take(f"bad-{number % 5}", 0.0) == 0.0 for number in range(1000))
+    assert greedy == 300
+    assert all(rates.take(f"web-{number}", 0.0) == 0.0 for number in range(300))
+    # Who has many services gets all of them, when nobody else asks.
+    alone = Rates(host_per_minute=120, per_minute=600, now=0.0)
+    assert sum(alone.take("web-1", 0.0) == 0.0 for _ in range(200)) == 120
+
+
 def test_all_together_have_a_limit_and_are_told_how_long_to_wait() -> None:
     rates = Rates(host_per_minute=60, per_minute=120, now=0.0)
     granted = [number for number in range(200) if rates.take(f"web-{number}", 0.0) == 0.0]

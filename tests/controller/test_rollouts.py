@@ -92,10 +92,10 @@ def test_it_goes_on_wave_by_wave_and_ends_with_all() -> None:
     assert len(scene.having(1)) == 7
     first = scene.having(2)
     assert scene.told == first
-    assert not done(scene.rollouts.stays(first[0], HostReport(software="1", epoch=1, generation=2)))
+    assert not done(scene.rollouts.view()).stays(first[0], HostReport(software="1", epoch=1, generation=2))
     scene.run(13)
     assert len(scene.having(2)) == 4
-    assert done(scene.rollouts.stays(first[0], HostReport(software="1", epoch=1, generation=2)))
+    assert done(scene.rollouts.view()).stays(first[0], HostReport(software="1", epoch=1, generation=2))
     scene.run(30)
     assert (scene.now.phase, len(scene.having(2))) == ("done", 8)
     assert [each.phase for each in scene.ended] == ["done"]
@@ -282,8 +282,8 @@ def test_hosts_of_a_wave_are_asked_before_it_is_judged() -> None:
     scene.report(first)
     scene.told.clear()
     scene.silent = {first}
-    assert not done(scene.rollouts.judged(first, scene.clock.seconds()))
+    assert not done(scene.rollouts.view()).judged(first, scene.clock.seconds(), scene.clock.seconds())
     scene.run(5)
     assert set(scene.told) == {first}
-    assert done(scene.rollouts.judged(first, scene.reports[first].at))
-    assert not done(scene.rollouts.judged("another", 0.0))
+    assert done(scene.rollouts.view()).judged(first, scene.reports[first].at, scene.clock.seconds())
+    assert not done(scene.rollouts.view()).judged("another", 0.0, scene.clock.seconds())

@@ -108,3 +108,29 @@ def test_files_that_cannot_be_used_are_said(world: World, authority: Authority, 
     ):
         with pytest.raises(Unusable, match=says):
             Client(world.reactor, Address(address="https://localhost:8501", **files), lambda: "")
+
+
+def test_certificates_are_read_again_and_those_before_serve_while_the_files_are_bad(
+    world: World, secured: SecuredConsul, authority: Authority, tmp_path: Path
+) -> None:
+    certificate, key = (Path(path) for path in authority.issue("controller"))
+    stranger = Authority(tmp_path / "stranger")
+    ca = tmp_path / "ca.pem"
+    ca.write_bytes(stranger.ca.read_bytes())
+    https = f"https://{secured.ip}:{secured.ports['https']}"
+    address = Address(address=https, ca=str(ca), certificate=str(certificate), key=str(key))
+    client = Client(world.reactor, address, lambda: MASTER)
+
+    def asked() -> int:
+        return result(world.loop, client.request("GET", "/v1/status/leader")).status
+
+    try:
+        with pytest.raises(Unavailable):
+            asked()
+        ca.write_bytes(Path(secured.ca).read_bytes())
+        assert asked() == 200
+        result(world.loop, client._pool.closeCachedConnections())
+        ca.write_bytes(b"half of a fi")
+        assert asked() == 200
+    finally:
+        result(world.loop, client.close())

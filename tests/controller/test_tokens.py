@@ -154,3 +154,19 @@ def test_expired_ones_are_forgotten_and_their_number_has_a_limit(
     now.time += 15 * 60
     result(loop, all_tokens.create("web-3", by="ann"))
     assert len(store.entries) == 1
+
+
+def test_making_one_does_not_read_all_others(loop: Loop, now: Now) -> None:
+    store = MemoryStore()
+    all_tokens = Tokens(store, now, counting())
+    looks = []
+    list_them = store.list
+    store.list = lambda prefix: looks.append(prefix) or list_them(prefix)  # type: ignore[func-returns-value,method-assign]
+    for number in range(100):
+        result(loop, all_tokens.create(f"web-{number}", by="ann"))
+    assert len(looks) == 1
+    now.time += 20 * 60
+    # Expired ones go although nobody makes any.
+    result(loop, all_tokens.tidy())
+    result(loop, all_tokens.tidy())
+    assert (len(looks), store.entries) == (2, {})

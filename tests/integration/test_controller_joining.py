@@ -14,13 +14,16 @@ import pytest
 from hostproxy.mesh.bundle import BUNDLE_SIZE, Newest, Refused, open_bundle
 from hostproxy.steering import certificates
 from hostproxy.steering.record import Disk
+from tests.consul import Refused as ConsulRefused
+from tests.consul import running
 from tests.fakes.client import connect
 from tests.integration import needs
-from tests.integration.consul_hosts import command
+from tests.integration.consul_hosts import command, token_file
 from tests.integration.controller_site import Refused as ControllerRefused
 from tests.integration.controller_site import Site, call, curl, site, status, within
 from tests.integration.host import TRUST_DOMAIN, Host
 
+READ, WRITE = '{ policy = "read" }', '{ policy = "write" }'  # in rules of Consul
 POLICY = {
     "mesh.toml": '[defaults]\naccess = "deny"\n',
     "s2.toml": '[[service.s2.allow]]\nfrom = ["s1"]\npaths = ["/open/*"]\n',
@@ -210,3 +213,28 @@ def test_what_is_told_once_is_not_told_everywhere(joined: Site) -> None:
     with connect(joined.controller.address) as stranger:
         stranger.sendall(b"GET /v1/hosts HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"h1" not in stranger.recv(4096)
+
+
+def test_a_host_gets_the_certificate_of_what_is_registered_with_its_rights(tmp_path: Path) -> None:
+    """No operator assigns anything: whoever may write a service in Consul says where it runs, and of that one only."""
+    with running(tmp_path / "consul", name="h1", acl=True) as consul:
+        read_all = f'service_prefix "" {READ} node_prefix "" {READ}'
+        reads = token_file(tmp_path / "reads", consul.policy("reads", read_all))
+        settings = {"consul": {"address": consul.address, "token_file": str(reads)}}
+        with site(tmp_path / "site", registry=settings) as made:
+            host = made.host("s1", "s2")
+            for service in ("s1", "s2"):
+                made.controller.withdraw(service, "h1")
+            own = consul.policy("h1", f'service "s1" {WRITE} {read_all}')
+            consul.put("/v1/agent/service/register", {"Name": "s1", "Port": 1}, token=own)
+            with pytest.raises(ConsulRefused):
+                consul.put("/v1/agent/service/register", {"Name": "s2", "Port": 1}, token=own)
+            made.controller.apply({"mesh.toml": '[defaults]\naccess = "allow"\n'})
+            made.join(host)
+            held = host.directory / "state" / "identity"
+            within(10, (held / "s1.pem").exists, "the service in Consul's catalog has got no certificate")
+            within(10, lambda: any(line["object"] == "service/s2" for line in made.controller.audit()))
+            assert not (held / "s2.pem").exists()
+            # With Consul away nothing that flows notices.
+            consul.kill()
+            assert status(host, "s1") == 200
