@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from hostproxy.snapshot import Local, Workload
-from tests.hosts import Host, make_host, place, service, snapshot
+from tests.datapath import Host, make_host, place, service, snapshot
 from tests.identity.crafting import TRUST_DOMAIN
 from tests.support import Listening, Loop, loop
 

@@ -19,7 +19,7 @@ from hostproxy.snapshot import Delta, Local
 from hostproxy.tables import Tables
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.upstream.dial import Dialling
-from tests.hosts import snapshot
+from tests.datapath import snapshot
 from tests.support import Listening, Loop, loop
 
 __all__ = ["loop"]

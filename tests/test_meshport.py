@@ -14,7 +14,7 @@ from hostproxy.snapshot import Local
 from hostproxy.tables import Tables
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.upstream.dial import Dialling
-from tests.hosts import identities, snapshot
+from tests.datapath import identities, snapshot
 from tests.identity import crafting
 from tests.identity.crafting import CART, TRUST_DOMAIN, authority, good
 from tests.support import Loop, Peer, Recorder, loop, tcp_pair

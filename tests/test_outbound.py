@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.hosts import Host, make_host, place, service, snapshot
+from tests.datapath import Host, make_host, place, service, snapshot
 from tests.support import Listening, Loop, Peer, closed_port, loop
 
 __all__ = ["loop", "make_host"]

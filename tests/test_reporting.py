@@ -3,15 +3,18 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
-from hostproxy.codec.http1 import HeadLimits, parse_request
+from hostproxy.codec.http1 import HeadLimits, parse_request, parse_response
 from hostproxy.enforce.authorise import Audit, Decision
 from hostproxy.exchange.caller import Caller
 from hostproxy.exchange.exchange import Exchange
 from hostproxy.reporting import Reporter
 from hostproxy.telemetry.metrics import WorkerMetrics
-from tests.hosts import Records
+from hostproxy.telemetry.tap import Filter
+from hostproxy.telemetry.watches import Watches
+from tests.datapath import Records
 
 CALLER = Caller("cart", "spiffe://m/service/cart", b"10.0.0.1", secure=True)
 
@@ -181,3 +184,79 @@ def test_rare_events() -> None:
     assert metrics._events["malformed_requests_total"] == {("bad-method",): 1}
     assert metrics._events["connections_refused_total"] == {("connections",): 1}
     assert metrics._events["tls_handshakes_total"] == {("server", "ok", ""): 1}
+
+
+class Seen:
+    """Those who watch, and what they were told."""
+
+    def __init__(self, *filters: Filter) -> None:
+        self.told: dict[int, list[Any]] = {number: [] for number in range(len(filters))}
+        self.watches = Watches(lambda: 0.0, lambda: 0.0, self._send)
+        for number, wanted in enumerate(filters):
+            self.watches.begin(number, wanted, 60.0)
+
+    def _send(self, number: int, lines: bytes, dropped: int) -> bool:
+        self.told[number] += [msgspec.json.decode(line) for line in lines.splitlines()]
+        return True
+
+    def take(self) -> list[list[Any]]:
+        self.watches.flush()
+        return list(self.told.values())
+
+
+def test_a_request_is_shown_to_who_wants_it() -> None:
+    seen = Seen(Filter(), Filter(headers=True), Filter(method=b"POST"))
+    reporter = Reporter(WorkerMetrics(), None, 1)
+    reporter.show_to(seen.watches)
+    one = exchange(WorkerMetrics(), b"GET /a?b=s3cret HTTP/1.1\r\nHost: p:80\r\nAuthorization: s3cret\r\nTE: x\r\n\r\n")
+    one.status, one.upstream, one.rule, one.first_byte = 200, "10.0.0.2:1", "policy.toml:3", 100.5
+    head = b"HTTP/1.1 200 OK\r\nSet-Cookie: s3cret\r\nServer: x\r\nContent-Length: 0\r\n\r\n"
+    one.answer = parse_response(head, len(head), HeadLimits(8192, 16384, 100, 61440), b"GET")
+    reporter.request(one)
+    (plain,), (whole,), none = seen.take()
+    assert none == []
+    assert "s3cret" not in repr((plain, whole))
+    assert (plain["path"], plain["client"], plain["upstream"], plain["rule"], plain["ttfb_ms"]) == (
+        "/a?b=*",
+        "10.0.0.1",
+        "10.0.0.2:1",
+        "policy.toml:3",
+        500.0,
+    )
+    assert "request_headers" not in plain
+    assert whole["request_headers"] == [["Authorization", "*"]]
+    assert whole["response_headers"] == [["Set-Cookie", "*"], ["Server", "x"]]
+    reporter.show_to(None)
+    reporter.request(one)
+    assert [len(told) for told in seen.take()] == [1, 1, 0]
+
+
+def test_an_answer_of_our_own_has_no_header_fields() -> None:
+    seen = Seen(Filter(headers=True, denied=True))
+    reporter = Reporter(WorkerMetrics(), None, 1)
+    reporter.show_to(seen.watches)
+    one = exchange(WorkerMetrics())
+    one.status, one.flags, one.details = 403, "UAEX", "may not"
+    reporter.request(one)
+    (record,) = seen.take()[0]
+    assert (record["status"], record["details"], record["ttfb_ms"], record["response_headers"]) == (
+        403,
+        "may not",
+        -1.0,
+        [],
+    )
+
+
+def test_a_tunnel_is_shown_at_its_begin_and_its_end() -> None:
+    seen = Seen(Filter(), Filter(denied=True))
+    reporter = Reporter(WorkerMetrics(), None, 1)
+    reporter.show_to(seen.watches)
+    reporter.tunnel_opened(tunnel())
+    reporter.tunnel(tunnel(), "ended")
+    for refusal, reason in (("UAEX", "UAEX"), ("-", "policy"), ("-", "denied")):
+        reporter.tunnel(tunnel(refusal), reason)
+    everything, denied = seen.take()
+    assert [(each["event"], each["details"]) for each in everything[:2]] == [("open", ""), ("close", "ended")]
+    assert (everything[1]["bytes_in"], everything[1]["bytes_out"], everything[1]["dest"]) == (5, 7, "db")
+    assert denied == everything[2:]
+    assert {each["flags"] for each in denied} == {"UAEX"}

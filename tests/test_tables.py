@@ -12,7 +12,7 @@ from hostproxy.tables import MAX_CALLERS, MAX_USED, Tables
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.upstream.destination import Destination
 from hostproxy.upstream.dial import Dialling
-from tests.hosts import identities, place, service, snapshot
+from tests.datapath import identities, place, service, snapshot
 from tests.identity.crafting import CART, authority, good
 from tests.support import Loop, loop
 

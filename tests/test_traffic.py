@@ -15,7 +15,7 @@ from hostproxy.mesh.spiffe import host_dns_name
 from hostproxy.net import listen
 from hostproxy.snapshot import Identity, Local
 from hostproxy.traffic import connections_for
-from tests.hosts import Host, identities, identity, make_host, place, service, snapshot
+from tests.datapath import Host, identities, identity, make_host, place, service, snapshot
 from tests.identity.crafting import TRUST_DOMAIN, authority, craft
 from tests.support import Listening, Loop, Peer, black_hole, loop
 

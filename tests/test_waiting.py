@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hostproxy import waiting as waiting_module
-from tests.hosts import Host, make_host, place, service, snapshot
+from tests.datapath import Host, make_host, place, service, snapshot
 from tests.support import Listening, Loop, Peer, loop
 
 __all__ = ["loop", "make_host"]
