@@ -7,7 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from hostproxy.exchange.caller import Caller
-from hostproxy.identity.peer import PeerRefused, handshake_failure_reason, peer_identity, peer_protocol
+from hostproxy.identity.peer import (
+    UNKNOWN_AUTHORITY,
+    PeerRefused,
+    handshake_failure_reason,
+    peer_identity,
+    peer_protocol,
+)
 from hostproxy.mesh.spiffe import SpiffeId
 from hostproxy.net.deadlines import NEVER
 from hostproxy.net.tls import TlsStream
@@ -70,8 +76,11 @@ class Handshake:
         try:
             peer = peer_identity(stream.tls.getpeercert(True), tables.trust_domain, denied=tables.denied)
             protocol = peer_protocol(stream.tls)
+            if not tables.trust.holds(stream.tls):
+                raise PeerRefused(UNKNOWN_AUTHORITY, "the root was trusted when the handshake began, and is not now")
         except PeerRefused as error:
             port.reporter.handshake("refused", error.reason)
+            tables.dialling.refusals.note("server", self._from(), error.reason, error)
             stream.abort()
             return
         port.reporter.handshake("ok", "")
@@ -81,7 +90,7 @@ class Handshake:
         identity = SpiffeId.parse(uri)
         name = identity.name if identity.kind == "service" else f"host/{identity.name}"
         own = SpiffeId.service(tables.trust_domain, service)
-        address = self._address[0] if isinstance(self._address, tuple) else ""
+        address = self._from()
         line = f"X-Forwarded-Client-Cert: By={own};URI={uri}\r\n"
         caller = Caller(name, uri, address.encode(), b"https", service, line.encode(), secure=True)
         port.greeted(stream, caller, protocol)
@@ -89,7 +98,12 @@ class Handshake:
     def handshake_failed(self, error: Exception) -> None:
         """The handshake failed."""
         self._over()
-        self._port.reporter.handshake("failed", handshake_failure_reason(error))
+        reason = handshake_failure_reason(error)
+        self._port.reporter.handshake("failed", reason)
+        self._port.tables.dialling.refusals.note("server", self._from(), reason)
+
+    def _from(self) -> str:
+        return self._address[0] if isinstance(self._address, tuple) else ""
 
     def expired(self, now: float) -> None:
         """It took too long."""

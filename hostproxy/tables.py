@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hostproxy.enforce.authorise import Authoriser
 from hostproxy.identity.contexts import ClientContexts, ServerContexts
+from hostproxy.identity.trust import Trust
 from hostproxy.mesh.spiffe import ALPN_HTTP1, ALPN_TCP, ServerName, SpiffeId
 from hostproxy.net.connect import Address
 from hostproxy.route.names import Names
@@ -101,6 +102,7 @@ class Tables:
         self._identities: dict[str, Identity] = {}
         self._authorities = b""
         self._counted: dict[tuple[str, str, str], int] = {}  # requests by destination, when used() last looked
+        self.trust = dialling.trust
         self.denied: frozenset[str] = frozenset()  # SPIFFE IDs of services and hosts
         self.trust_domain = self.datacenter = ""
         self.apply(snapshot)
@@ -173,7 +175,9 @@ class Tables:
                 if identities.get(name) != self._identities.get(name) or authorities != self._authorities
             ]
             self._identities = identities
-            self._authorities = authorities
+            if authorities != self._authorities:
+                self._authorities = authorities
+                self.trust = self.dialling.trust = Trust(authorities)
             # Connections under a replaced certificate finish what they do; new ones show the new one.
             for of_service in self._destinations.values():
                 for key in [key for key in of_service if key[0] in replaced]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -20,6 +21,9 @@ from hostproxy.snapshot import Identity
 PEM = serialization.Encoding.PEM
 CHAIN = 8  # certificates: leaf, issuing authority, and room for more levels
 _END_OF_KEY = b"-----END PRIVATE KEY-----\n"
+
+# X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+UNTIMELY = (9, 10)
 
 UNREADABLE = (
     ValueError,
@@ -129,7 +133,19 @@ def verify(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate],
     try:
         crypto.X509StoreContext(store, leaf, rest).verify_certificate()
     except crypto.X509StoreContextError as error:
-        raise Wrong(f"the certificate does not verify: {error}") from None
+        found = (_untimely(each, now) for each in chain)
+        why = next(filter(None, found), "") if error.errors and error.errors[0] in UNTIMELY else ""
+        raise Wrong(f"the certificate does not verify: {error}{why}") from None
+
+
+def _untimely(certificate: x509.Certificate, now: float) -> str:
+    """Whose clock may be wrong, when a certificate does not hold now."""
+    start, end = _validity(certificate)
+    if start <= now < end:
+        return ""
+    # Without the time of now, or the same problem would be another one at each try.
+    when = f"from {moment(start)}, which is still to come" if now < start else f"until {moment(end)}, which is past"
+    return f": it is valid {when} by the clock of this host; compare the clocks (clock skew)"
 
 
 def _judged(chain: Sequence[x509.Certificate], key: ec.EllipticCurvePrivateKey, wanted: SpiffeId) -> x509.Certificate:
@@ -171,6 +187,11 @@ def _held(
     certificate = b"".join(each.public_bytes(PEM) for each in chain)
     private = key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     return Held(identity=Identity(name, str(wanted), certificate, private), validity=validity, received=received)
+
+
+def moment(seconds: float) -> str:
+    """A time as people read it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
 
 
 def _validity(certificate: x509.Certificate) -> Validity:

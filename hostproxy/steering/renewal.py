@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from hostproxy.identity.files import HOST, Identities
 from hostproxy.mesh import storage
 from hostproxy.mesh.messages import CertificateRequest
 from hostproxy.steering import certificates
-from hostproxy.steering.certificates import PEM, Held, Wrong
+from hostproxy.steering.certificates import PEM, Held, Wrong, moment
 from hostproxy.steering.controller import Controller, Declined, Unreachable
 from hostproxy.steering.keeper import Aside, Keeper
 from hostproxy.steering.pace import Backoff
@@ -42,6 +41,7 @@ class Slot:
         self.due = 0.0  # when to renew it, by the reactor's clock
         self.due_wall = 0.0  # the same in Unix seconds: whichever comes first counts
         self.problem = ""
+        self.unanswered = False  # the problem is that the controller could not be reached
         self.backoff = Backoff(FIRST, LAST, random)
         self.refusals = Backoff(30.0, REFUSED, random)
 
@@ -142,14 +142,15 @@ class Certificates:
         """When each ends, Unix seconds."""
         return {name: slot.held.validity.not_after for name, slot in self._slots.items() if slot.held is not None}
 
-    @property
-    def problems(self) -> tuple[str, ...]:
-        """What is wrong with certificates now."""
+    def problems(self, unanswered: bool = True) -> tuple[str, ...]:
+        """What is wrong with certificates now; ``unanswered``: also that no new one could be asked for."""
         found = [self.disk_problem] if self.disk_problem else []
         for name, slot in self._slots.items():
             held = slot.held
             if held is not None and not self._holds(held):
                 found.append(self._untimely(name, held))
+            elif slot.unanswered and not unanswered:
+                continue
             elif held is not None and slot.problem and self._past_half(held):
                 found.append(f"certificate of {name}: it ends at {moment(held.validity.not_after)}; {slot.problem}")
             elif slot.problem:
@@ -191,6 +192,7 @@ class Certificates:
                 if other.held is None or not self._holds(other.held):
                     other.due = self._reactor.seconds()
         slot.problem = ""
+        slot.unanswered = False
         slot.backoff.reset()
         slot.refusals.reset()
         self._hold(slot, held)
@@ -345,6 +347,7 @@ class Certificates:
             answer = await self._controller.certificate(request, self.roots, host.identity)
         except Unreachable as error:
             self._note(name, slot, str(error), slot.backoff.count())
+            slot.unanswered = True
             return False
         except Declined as error:
             self._note(name, slot, f"the controller refuses it: {error}", slot.refusals.count())
@@ -363,8 +366,16 @@ class Certificates:
         await self._take(name, held)
         return True
 
+    def try_again(self) -> None:
+        """The controller answers: ask for what could not be asked for."""
+        for slot in self._slots.values():
+            if slot.unanswered:
+                slot.due = self._reactor.seconds()
+        self._schedule(0.0)
+
     def _note(self, name: str, slot: Slot, problem: str, pause: float) -> None:
         self._postpone(slot, pause)
+        slot.unanswered = False
         if problem != slot.problem:
             self.log.error("no new certificate of {name}: {problem}", name=name, problem=problem)
         slot.problem = problem
@@ -380,8 +391,3 @@ def names_of(config: Config) -> tuple[str, ...]:
         *(upstream.caller for upstream in outbound.upstreams),
     )
     return tuple(dict.fromkeys(name for name in names if name))
-
-
-def moment(seconds: float) -> str:
-    """A time as people read it."""
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

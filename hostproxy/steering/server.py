@@ -29,7 +29,7 @@ from hostproxy.mesh.bundle import BUNDLE_SIZE
 from hostproxy.mesh.messages import Problem
 from hostproxy.steering.certificates import Wrong
 from hostproxy.steering.controller import Answer
-from hostproxy.steering.tls import ServerSide, check_caller
+from hostproxy.steering.tls import ServerSide
 
 CONNECTIONS = 16  # at a time; a controller needs one, and there are some controllers
 HANDSHAKE = 5  # seconds
@@ -109,6 +109,11 @@ class Channel(HTTPChannel):
 
     def handshakeCompleted(self) -> None:
         """Twisted tells that TLS is there: OpenSSL has verified the chain."""
+        if self._let_in():
+            self.authenticated = True
+            self.setTimeout(TIMEOUT)
+
+    def _let_in(self) -> bool:
         try:
             self._factory.check(self.transport.getHandle())
         except Wrong as wrong:
@@ -118,9 +123,8 @@ class Channel(HTTPChannel):
             )
             self._refused = True
             self.transport.abortConnection()
-            return
-        self.authenticated = True
-        self.setTimeout(TIMEOUT)
+            return False
+        return True
 
     def dataReceived(self, data: bytes) -> None:
         # Not HTTPChannel's, which starts the time anew at every byte: a request has to be whole in time.
@@ -132,6 +136,9 @@ class Channel(HTTPChannel):
             super().rawDataReceived(data)
 
     def allHeadersReceived(self) -> None:
+        # Asked for each request: who came in may be denied since, or the root above him not trusted any more.
+        if not self._let_in():
+            return
         if self.length is None:
             self._refuse(_LENGTH_REQUIRED)
         elif self.length > BUNDLE_SIZE:
@@ -169,15 +176,13 @@ class Factory(ServerFactory):
 
     noisy = False
 
-    def __init__(
-        self, reactor: Any, trust_domain: str, respond: Respond, denied: Callable[[], tuple[str, ...]]
-    ) -> None:
+    def __init__(self, reactor: Any, respond: Respond, check: Callable[[Any], None]) -> None:
+        """``check`` raises :class:`Wrong` for the TLS of a peer that is no controller of this mesh."""
         self.reactor = reactor
         self.respond = respond
         self.refused = 0
+        self.check = check
         self.channels: dict[Channel, None] = {}
-        self._trust_domain = trust_domain
-        self._denied = denied
 
     def make_room(self) -> bool:
         """Whether one more connection may be open; a stranger's is cut for it."""
@@ -194,13 +199,6 @@ class Factory(ServerFactory):
         channel = Channel(self)
         self.channels[channel] = None
         return channel
-
-    def check(self, connection: Any) -> None:
-        """Whether the peer of a handshake that is done is a controller. Raises :class:`Wrong`."""
-        certificate = connection.get_peer_certificate(as_cryptography=True)
-        if certificate is None:
-            raise Wrong("it shows no certificate")
-        check_caller(certificate, self._trust_domain, self._denied())
 
     def abort(self) -> None:
         """Cut every connection."""

@@ -22,14 +22,15 @@ from hostproxy.mesh.messages import Confirm, Figures, HostReport, Malformed
 from hostproxy.mesh.policy import Policy, parse_files
 from hostproxy.steering import server
 from hostproxy.steering.bundles import Bundles
+from hostproxy.steering.certificates import moment
 from hostproxy.steering.controller import Answer, Controller, Declined, Unreachable
 from hostproxy.steering.enrolment import Enrolment
 from hostproxy.steering.keeper import Keeper
 from hostproxy.steering.pace import Backoff, around
 from hostproxy.steering.record import Disk
-from hostproxy.steering.renewal import LOOK, Certificates, moment
+from hostproxy.steering.renewal import LOOK, Certificates
 from hostproxy.steering.state import SteeringState
-from hostproxy.steering.tls import ServerSide
+from hostproxy.steering.tls import ServerSide, check_caller
 
 if TYPE_CHECKING:
     from twisted.internet.base import DelayedCall
@@ -81,9 +82,7 @@ class Steering:
             self._aside,
         )
         self._backoff = Backoff(FIRST, LAST, random)
-        self._factory = server.Factory(
-            reactor, config.mesh.trust_domain, self._respond, lambda: self.denied.value
-        )
+        self._factory = server.Factory(reactor, self._respond, self._check)
         self._side = lru_cache(maxsize=1)(self._make_side)
         self._port: Any = None
         self._listening: DelayedCall | None = None  # the next try to
@@ -95,6 +94,8 @@ class Steering:
         self._connected = False
         self._last_contact = 0.0
         self._contact_problem = ""
+        self._heard = False  # the controller has asked, since the last request to it that was answered
+        self._one_way = False  # it asks, and a request to it was not answered after that
         self._listen_problem = ""
 
     # What comes from the controller
@@ -192,10 +193,11 @@ class Steering:
             refused_code=bundles.code,
             certificates=self._certificates.ends,
             denied=len(self.denied.value),
-            problems=self._problems(),
+            problems=self._problems(contact=True),
         )
 
-    def _problems(self) -> tuple[str, ...]:
+    def _problems(self, contact: bool) -> tuple[str, ...]:
+        """``contact``: also that the controller can't be reached, and what comes of that."""
         manifest = self._bundles.current.bundle.manifest if self._bundles.current is not None else None
         expired = ""
         if manifest is not None and self._bundles.expired:
@@ -205,18 +207,22 @@ class Steering:
             )
         found = (
             self._enrolment.problem,
-            *self._certificates.problems,
+            *self._certificates.problems(contact),
             *self._bundles.problems,
             expired,
             self._keeper.problem,
-            self._contact_problem,
+            self._contact_problem if contact else "",
             self._listen_problem,
         )
         return tuple(each for each in found if each)
 
     def report(self) -> HostReport:
-        """The same for the controller."""
+        """The same for the controller.
+
+        That it could not be reached is over when it reads this, unless it can reach this host and not be reached.
+        """
         state = self.state()
+        problems = self._problems(contact=self._one_way)
         return HostReport(
             software=version_of("hostproxy"),
             listen=self._reached_at(),
@@ -225,7 +231,7 @@ class Steering:
             digest=state.digest,
             state=state.state,
             refused=state.refused,
-            problems=tuple(each[:LINE] for each in state.problems[:PROBLEMS]),
+            problems=tuple(each[:LINE] for each in problems[:PROBLEMS]),
             confirmed=not state.confirm_until,
             expired=self._bundles.expired,
             certificates={name: max(end, 0.0) for name, end in state.certificates.items()},
@@ -309,6 +315,7 @@ class Steering:
             if data:
                 await self._bundles.take(data)
             self._again = False
+            self._one_way = False  # it was just answered
             report = self.report()
             answer = await self._controller.report(report, roots, held.identity)
             if answer.confirm:
@@ -319,10 +326,13 @@ class Steering:
                 self.log.error("{problem}", problem=text)
             self._contact_problem = text
             self._connected = False
+            self._one_way = self._heard
             return
         if self._contact_problem:
             self.log.info("the controller at {url} answers again", url=self._config.controller.url)
+            self._certificates.try_again()
         self._contact_problem = ""
+        self._heard = self._one_way = False
         self._backoff.reset()
         self._connected = True
         self._last_contact = self._now()
@@ -350,11 +360,18 @@ class Steering:
     def _server_side(self) -> ServerSide:
         return self._side(self.identities.value.by_name["host"], tuple(self._certificates.roots))
 
+    def _check(self, connection: Any) -> None:
+        domain = self._config.mesh.trust_domain
+        check_caller(connection, domain, self.denied.value, self._certificates.roots, self._now())
+
     def _make_side(self, identity: Any, roots: Any) -> ServerSide:
         return ServerSide(list(roots), identity)
 
     def _respond(self, method: str, path: str, body: bytes) -> Deferred[Answer]:
         self._last_contact = self._now()
+        if self._contact_problem and not self._heard:
+            self._heard = True
+            self._schedule(0.0)  # it is back
         match method, path:
             case "PUT", "/v1/bundle":
                 return self._bundles.take(body).addCallback(lambda _: self._reported())
@@ -365,10 +382,14 @@ class Steering:
                     return succeed(server.problem(400, str(error)))
                 confirming = self._bundles.confirm(confirm.epoch, confirm.generation, confirm.digest)
                 return confirming.addCallback(lambda _: self._reported())
+            case "GET", "/v1/bundle":
+                current = self._bundles.current
+                return succeed(Answer(200, current.data) if current is not None else server.problem(404, "no bundle"))
             case "GET", "/v1/report":
                 return succeed(self._reported())
         known = path in ("/v1/bundle", "/v1/confirm", "/v1/report")
-        return succeed(server.problem(405 if known else 404, "PUT /v1/bundle, POST /v1/confirm or GET /v1/report"))
+        there = "GET or PUT /v1/bundle, POST /v1/confirm or GET /v1/report"
+        return succeed(server.problem(405 if known else 404, there))
 
     def _reported(self) -> Answer:
         self._again = False  # it knows now

@@ -105,9 +105,22 @@ class ServerSide:
         return connection
 
 
-def check_caller(certificate: x509.Certificate, trust_domain: str, denied: Sequence[str]) -> None:
-    """Whether a verified certificate is a controller's that may come to this host. Raises :class:`Wrong`."""
-    identity = _controller(certificate, trust_domain, CALLER)
+def check_caller(
+    connection: Any, trust_domain: str, denied: Sequence[str], roots: Sequence[x509.Certificate], now: float
+) -> None:
+    """Whether a controller that may come to this host is at the other end. Raises :class:`Wrong`.
+
+    OpenSSL has verified its chain in the handshake. Here that is done once more, for roots and times go on.
+    """
+    leaf = connection.get_peer_certificate(as_cryptography=True)
+    if leaf is None:
+        raise Wrong("it shows no certificate")
+    # On the server's side, where this is, OpenSSL leaves the leaf out of the chain.
+    above = [each for each in connection.get_peer_cert_chain(as_cryptography=True) or [] if each != leaf]
+    if len(above) >= CHAIN:
+        raise Wrong(f"it shows {len(above) + 1} certificates")
+    verify([leaf, *above], roots, now)
+    identity = _controller(leaf, trust_domain, CALLER)
     if identity in denied:
         raise Wrong(f"{identity} is denied")
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Protocol
 from twisted.logger import Logger
 
 from hostproxy.codec.http1 import HeadLimits
-from hostproxy.identity.peer import PeerRefused, handshake_failure_reason, peer_identity, peer_protocol
+from hostproxy.identity.peer import (
+    UNKNOWN_AUTHORITY,
+    PeerRefused,
+    handshake_failure_reason,
+    peer_identity,
+    peer_protocol,
+)
+from hostproxy.identity.refusals import Refusals
+from hostproxy.identity.trust import Trust
 from hostproxy.net.connect import Address, Connecting, failure_word
 from hostproxy.net.deadlines import NEVER, Deadlines
 from hostproxy.net.stream import NOBODY, Stream
@@ -46,7 +54,7 @@ class Dialler(Protocol):
 class Dial:
     """One connection being opened."""
 
-    __slots__ = ("_connecting", "_dialler", "_shared", "_stream", "_tls", "deadline", "slot")
+    __slots__ = ("_address", "_connecting", "_dialler", "_shared", "_stream", "_tls", "deadline", "slot")
 
     def __init__(
         self, shared: Dialling, address: Address, security: Security | None, dialler: Dialler
@@ -54,6 +62,7 @@ class Dial:
         self._shared = shared
         self._dialler = dialler
         self._tls = security
+        self._address = address
         self._stream: TlsStream | None = None
         self._connecting: Connecting | None = None
         self.deadline = NEVER
@@ -102,8 +111,11 @@ class Dial:
                 stream.tls.getpeercert(True), security.trust_domain, security.expected, self._shared.denied
             )
             peer_protocol(stream.tls)
+            if not self._shared.trust.holds(stream.tls):
+                raise PeerRefused(UNKNOWN_AUTHORITY, "the root was trusted when the handshake began, and is not now")
         except PeerRefused as error:
             metrics.count("tls_handshakes_total", ("client", "refused", error.reason))
+            self._shared.refusals.note("client", self._whom(security), error.reason, error)
             stream.abort()
             self._failed("tls-" + error.reason)
             return
@@ -117,7 +129,12 @@ class Dial:
         """The handshake failed."""
         reason = handshake_failure_reason(error)
         self._shared.metrics.count("tls_handshakes_total", ("client", "failed", reason))
+        assert self._tls is not None
+        self._shared.refusals.note("client", self._whom(self._tls), reason)
         self._failed("tls-" + reason)
+
+    def _whom(self, security: Security) -> str:
+        return f"{security.server_name} at {self._address.text}"
 
     def lost(self, reason: str) -> None:
         """The reactor found an error of ours while shaking hands."""
@@ -163,7 +180,17 @@ class Dialling:
 
     log = Logger()
 
-    __slots__ = ("deadlines", "denied", "head_limits", "limits", "mesh_head_limits", "metrics", "reactor")
+    __slots__ = (
+        "deadlines",
+        "denied",
+        "head_limits",
+        "limits",
+        "mesh_head_limits",
+        "metrics",
+        "reactor",
+        "refusals",
+        "trust",
+    )
 
     def __init__(
         self, reactor: MeshReactor, deadlines: Deadlines, limits: Limits, metrics: WorkerMetrics
@@ -172,6 +199,8 @@ class Dialling:
         self.deadlines = deadlines
         self.metrics = metrics
         self.denied: frozenset[str] = frozenset()  # SPIFFE IDs of peers that are refused
+        self.trust = Trust(b"")  # the roots in force
+        self.refusals = Refusals(reactor.seconds)
         self.bound(limits)
 
     def bound(self, limits: Limits) -> None:

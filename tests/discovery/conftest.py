@@ -34,6 +34,11 @@ class Loop:
         self.reactor.iterate(0)
         for descriptor in self.reactor.removeAll():
             descriptor.connectionLost(None)
+        # Only the interpreter's end would close these, or the collector, whenever it comes.
+        self.reactor._poller.close()
+        waker = self.reactor.waker
+        if waker is not None:
+            waker.connectionLost(None)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from cryptography import x509
 
 from hostproxy.steering import certificates
 from hostproxy.steering.certificates import Wrong
+from tests.fakes.client import connect
 from tests.integration.consul_hosts import upstream
 from tests.integration.controller_site import OPEN, Refused, Site, site, status, within
 from tests.integration.host import Host
@@ -18,15 +19,18 @@ from tests.integration.load import Load
 
 LIFE = 60.0  # seconds; the least that a controller gives
 SETTINGS = {"authority": {"leaf_life": f"{LIFE:g}s"}}
+POLICY = {"mesh.toml": OPEN["mesh.toml"] + '[service.s2-tcp]\nprotocol = "tcp"\n'}
 
 
 @pytest.fixture(scope="module")
 def abandoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A mesh whose controller has ended as soon as all had joined. Made first: its certificates take their time."""
     with site(tmp_path_factory.mktemp("abandoned"), **SETTINGS) as made:
-        made.host(upstream_idle="100ms").add_upstream("s2")
-        made.host()
-        made.controller.apply(OPEN)
+        first = made.host(upstream_idle="100ms")
+        first.add_upstream("s2")
+        first.add_upstream("s2-tcp", caller="s1")
+        made.host("s2", "s2-tcp")
+        made.controller.apply(POLICY)
         made.join()
         made.controller.stop()
         yield made
@@ -36,10 +40,12 @@ def abandoned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def mesh(abandoned: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Two hosts that say every second how they are; a call from the first to the second is a handshake."""
     with site(tmp_path_factory.mktemp("certificates"), **SETTINGS) as made:
-        made.host("s1", "s3", interval="1s", upstream_idle="100ms").add_upstream("s2")
+        first = made.host("s1", "s3", interval="1s", upstream_idle="100ms")
+        first.add_upstream("s2")
+        first.add_upstream("s2-tcp", caller="s1")
         made.controller.withdraw("s3", "h1")
-        made.host("s2", interval="1s")
-        made.controller.apply(OPEN)
+        made.host("s2", "s2-tcp", interval="1s")
+        made.controller.apply(POLICY)
         made.join()
         yield made
 
@@ -58,9 +64,43 @@ def verifies(found: list[x509.Certificate], root: x509.Certificate) -> bool:
     return True
 
 
+class Tunnel:
+    """A TCP connection to the echo of a service."""
+
+    def __init__(self, host: Host) -> None:
+        self._address = upstream(host, 1)
+        within(10, self._opened)  # after a denial the endpoint rests for a second
+
+    def _opened(self) -> bool:
+        self.sock = connect(self._address)
+        self.sock.settimeout(5)
+        return self.echoes()
+
+    def echoes(self) -> bool:
+        """Whether it is still open."""
+        try:
+            self.sock.sendall(b"hello")
+            if self.sock.recv(10) == b"hello":
+                return True
+        except OSError:
+            pass
+        self.sock.close()
+        return False
+
+    def end(self, seconds: float) -> None:
+        """Wait for its end."""
+        self.sock.settimeout(seconds)
+        try:
+            assert self.sock.recv(10) == b""
+        except ConnectionResetError:
+            pass
+        self.sock.close()
+
+
 def test_all_is_renewed_under_another_root_and_no_handshake_fails(mesh: Site) -> None:
     controller, (h1, h2) = mesh.controller, mesh.hosts.values()
-    names = ((h1, "host"), (h1, "s1"), (h2, "host"), (h2, "s2"))
+    names = ((h1, "host"), (h1, "s1"), (h2, "host"), (h2, "s2"), (h2, "s2-tcp"))
+    old = Tunnel(h1)
     before = {(host.name, name): chain(host, name)[0] for host, name in names}
     with Load(upstream(h1), clients=3, pause=0.12) as load:
         controller.post("/v1/authority/roots")
@@ -77,15 +117,33 @@ def test_all_is_renewed_under_another_root_and_no_handshake_fails(mesh: Site) ->
             assert renewed.public_key() != certificate.public_key()
             assert renewed.not_valid_before_utc > certificate.not_valid_before_utc
         within(5, lambda: (h1.directory / "state" / "identity" / "s3.pem").exists())
+        new = Tunnel(h1)
+        assert old.echoes()
         dropped = controller.ask("DELETE", "/v1/authority/roots/1?force=true")
         assert [each["number"] for each in dropped["roots"]] == [2]
         within(3, lambda: controller.get("/v1/authority")["behind"] == [])
+        old.end(5)
+        assert new.echoes()
         load.more(60)
     assert load.failures == []
     assert h2.metric("tls_handshakes_total", 'side="server"', 'result="ok"') > 50
+    assert new.echoes()
+    new.sock.close()
     for host in (h1, h2):
         failed = {key: value for key, value in host.metrics().items() if "tls_handshakes_total" in key and value}
         assert all('result="ok"' in key for key in failed), failed
+        assert host.metric("connections_cut_total", 'reason="untrusted"') >= 1
+
+
+@pytest.mark.parametrize("denied", ["hosts/h1", "hosts/h2", "services/s1", "services/s2-tcp"])
+def test_who_is_denied_is_cut_off_whoever_called(mesh: Site, denied: str) -> None:
+    controller, (h1, _) = mesh.controller, mesh.hosts.values()
+    within(10, lambda: status(h1, "s2") == 200)
+    tunnel = Tunnel(h1)
+    controller.post(f"/v1/{denied}/deny")
+    tunnel.end(5)
+    controller.post(f"/v1/{denied}/allow")
+    within(10, lambda: status(h1, "s2") == 200)
 
 
 def test_without_a_controller_everything_goes_on_also_after_a_restart(mesh: Site) -> None:
@@ -107,14 +165,18 @@ def test_without_a_controller_everything_goes_on_also_after_a_restart(mesh: Site
 
 def test_an_expired_certificate_is_refused_and_the_host_says_so(abandoned: Site) -> None:
     h1, h2 = abandoned.hosts.values()
+    tunnel = Tunnel(h1)
     ends = min(chain(host, name)[0].not_valid_after_utc.timestamp() for host, name in ((h1, "s1"), (h2, "s2")))
     while time.time() < ends - 0.5:
         assert status(h1, "s2") == 200
         time.sleep(0.2)
+    assert "it ends at" in str(h1.ask_json("/status")["degraded"]), "it is told from half of their life on"
     # Connections that are open stay so; no other one is made.
     within(5, lambda: time.sleep(0.15) or status(h1, "s2") in (502, 503))
     within(3, lambda: "it has expired" in str(h1.ask_json("/status")["degraded"]))
     assert "join again" in str(h1.ask_json("/status")["degraded"])
+    assert tunnel.echoes()
+    tunnel.sock.close()
     abandoned.controller.start()
     for host in (h1, h2):
         abandoned.token(host, reenrol=True)

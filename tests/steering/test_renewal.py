@@ -122,10 +122,10 @@ def test_a_step_over_the_end_of_all_is_said_and_waits(scene: Scene) -> None:
     scene.run(600)
     assert scene.asked == []
     assert scene.lost <= 12
-    assert any("its clock is wrong" in each for each in scene.certificates.problems)
+    assert any("its clock is wrong" in each for each in scene.certificates.problems())
     scene.step = 0.0
     scene.run(60)
-    assert scene.certificates.problems == ()
+    assert scene.certificates.problems() == ()
 
 
 def test_a_controller_that_is_gone_is_asked_calmly(scene: Scene) -> None:
@@ -134,12 +134,12 @@ def test_a_controller_that_is_gone_is_asked_calmly(scene: Scene) -> None:
     asked = len(scene.asked)
     scene.run(600)
     assert 5 <= len(scene.asked) - asked <= 40, "for all names together: the others wait for the first"
-    assert all("gone" in each for each in scene.certificates.problems)
-    assert len(scene.certificates.problems) >= 1
+    assert all("gone" in each for each in scene.certificates.problems())
+    assert len(scene.certificates.problems()) >= 1
     assert sorted(scene.certificates.identities.value.by_name) == ["cart", "host", "web"]
     scene.failing = None
     scene.run(120)
-    assert scene.certificates.problems == ()
+    assert scene.certificates.problems() == ()
 
 
 def test_a_name_that_is_refused_is_asked_for_more_and_more_seldom(scene: Scene) -> None:
@@ -168,4 +168,4 @@ def test_what_was_kept_is_renewed_in_time(scene: Scene) -> None:
 def test_an_older_certificate_is_not_taken(scene: Scene) -> None:
     scene.moment = lambda: datetime.fromtimestamp(START - 60, UTC)  # type: ignore[method-assign]
     scene.run(6 * HOUR)
-    assert any("older than the one in use" in each for each in scene.certificates.problems)
+    assert any("older than the one in use" in each for each in scene.certificates.problems())

@@ -681,7 +681,7 @@ def test_only_controllers_are_let_in(scene: Scene, who: str) -> None:
     ("request_", "status"),
     [
         (b"GET /v1/nothing HTTP/1.1\r\nHost: x\r\n\r\n", "404"),
-        (b"GET /v1/bundle HTTP/1.1\r\nHost: x\r\n\r\n", "405"),
+        (b"DELETE /v1/bundle HTTP/1.1\r\nHost: x\r\n\r\n", "405"),
         (b"PUT /v1/bundle HTTP/1.1\r\nHost: x\r\nContent-Length: 4194305\r\n\r\n", "413"),
         (b"PUT /v1/bundle HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n", "411"),
         (b"POST /v1/confirm HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}", "400"),
@@ -736,3 +736,44 @@ def test_nothing_is_resumed(scene: Scene) -> None:
 
 def snapshot(directory: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+def test_that_it_was_away_is_no_problem_of_the_host_when_the_controller_is_back(scene: Scene) -> None:
+    host = scene.ready()
+    for slot in host._certificates._slots.values():
+        slot.due = 0.0
+    scene.controller.override = dict.fromkeys(("/v1/bundle", "/v1/certificates"), unavailable)
+    host._certificates._schedule(0.0)
+    scene.problem("certificate of host: ")
+    scene.ask()
+    assert len(host.state().problems) >= 2
+    asked = len(scene.controller.requests)
+    report = scene.tell("GET", "/v1/report", b"")
+    assert report.problems == ()
+    scene.loop.until(lambda: len(scene.controller.requests) > asked)  # it is tried at once
+    scene.loop.until(lambda: not host._asking)
+    assert "cannot answer" in str(scene.tell("GET", "/v1/report", b"").problems), "it is reached and reaches nobody"
+    scene.controller.override = {}
+    told = len(scene.controller.reports)
+    scene.ask()
+    assert [report.problems for report in scene.controller.reports[told:]] == [()]
+    scene.loop.until(lambda: not host.state().problems)  # and certificates are asked for at once
+
+
+def unavailable(_: Any) -> tuple[int, bytes]:
+    return 503, b"{}"
+
+
+@pytest.mark.parametrize("lost", ["denied", "root"])
+def test_a_connection_of_a_controller_ends_with_its_trust(scene: Scene, lost: str) -> None:
+    host = scene.ready()
+    fake = scene.controller
+    changes: dict[str, Any] = {"denied": ("spiffe://corp.example/controller/controller-1",)}
+    if lost == "root":
+        other = FakeController(scene.loop.reactor, scene.path / "other")
+        changes = {"roots": other.authority.roots}
+    report = ("GET", "/v1/report", b"")
+    requests = [report, report, ("PUT", "/v1/bundle", fake.seal(ALLOW, **changes)), report]
+    answers = scene.aside(lambda: fake.tell_all(scene.port, *requests))
+    assert [status for status, _ in answers] == [200, 200, 200]
+    assert host.policy.value.default_access == "allow"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hostproxy.identity.trust import Trust
 from hostproxy.limits import Limits
 from hostproxy.net.connect import Address
 from hostproxy.net.deadlines import Deadlines
@@ -9,11 +10,14 @@ from hostproxy.net.stream import Stream
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.upstream.dial import Dialling, Security
 from hostproxy.upstream.endpoint import Endpoint
+from tests.identity.crafting import authority
 from tests.support import Loop
 
 
 def dialling(loop: Loop, **bounds: float) -> Dialling:
-    return Dialling(loop.reactor, Deadlines(loop.reactor.seconds()), Limits(**bounds), WorkerMetrics())  # type: ignore[arg-type]
+    shared = Dialling(loop.reactor, Deadlines(loop.reactor.seconds()), Limits(**bounds), WorkerMetrics())  # type: ignore[arg-type]
+    shared.trust = Trust(authority().pem)
+    return shared
 
 
 def endpoint(shared: Dialling, address: str, security: Security | None = None, weight: int = 1) -> Endpoint:

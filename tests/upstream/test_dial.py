@@ -6,6 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from hostproxy.identity.contexts import client_context, server_context
+from hostproxy.identity.trust import Trust
 from hostproxy.net.connect import Address
 from hostproxy.net.stream import Stream
 from hostproxy.net.tls import TlsStream
@@ -158,6 +159,18 @@ def test_a_server_that_leaves_during_the_handshake(loop: Loop, ending: str) -> N
     loop.until(lambda: caller.reason)
     assert caller.reason == "tls-peer-closed"
     assert len(shared.deadlines) == 0
+
+
+def test_a_root_that_was_taken_away_during_the_handshake(loop: Loop) -> None:
+    server = Server(loop, server_context(good(PAYMENTS), authority().pem, HTTP))
+    shared, caller = dialling(loop), Caller()
+    Dial(shared, server.address, security(), caller)
+    shared.trust = Trust(authority(1).pem)
+    server.accept()
+    loop.until(lambda: caller.stream or caller.reason)
+    assert caller.reason == "tls-unknown-authority"
+    assert handshakes(shared) == {("client", "refused", "unknown-authority"): 1}
+    server.close()
 
 
 def test_a_server_that_says_nothing(loop: Loop) -> None:
