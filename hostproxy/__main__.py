@@ -9,11 +9,19 @@ import sys
 # name -> one-line help; the module hostproxy.cli.NAME has configure(parser) and run(arguments) -> exit status
 COMMANDS = {
     "run": "run the daemon of this host",
+    "reload": "have the running daemon take a new configuration",
+    "upgrade": "let the installed code take over from the running daemon",
     "check": "check a conf.toml, and the catalog, policy and certificates that it names",
     "status": "show what the running daemon does",
     "services": "show the services that this host knows, and how it knows them",
     "endpoints": "show where a service runs, and which of its instances are used",
     "why": "show what would happen to a call, and which rule says so",
+    "top": "show how much goes where now, how well and how fast",
+    "tap": "show live requests as they end",
+    "log-level": "show the level of the log, or set it for a while",
+    "doctor": "look for everything that could be wrong with this host, and say what to do",
+    "debug-bundle": "collect what a bug report needs into a file, without secrets",
+    "completion": "print the completion of this command for a shell",
     "certs": "make a development authority and certificates",
     "demo": "see it work: two hosts, two services, mutual TLS between them",
 }
@@ -30,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, text in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=text, description=text)
         if name == wanted:
-            module = importlib.import_module(f"hostproxy.cli.{name}")
+            module = importlib.import_module(f"hostproxy.cli.{name.replace('-', '_')}")
             module.configure(subparser)
     parsed = parser.parse_args(arguments)
     if parsed.version:

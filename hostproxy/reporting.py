@@ -5,14 +5,16 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from hostproxy.exchange.tunnel import POLICY
+from hostproxy.exchange.tunnel import DENIED, POLICY
 from hostproxy.telemetry.access_log import AccessLogWriter, AccessRecord
+from hostproxy.telemetry.tap import Facts, TapRecord, cut, fields_of, path_of
 
 if TYPE_CHECKING:
     from hostproxy.enforce.authorise import Decision
     from hostproxy.exchange.exchange import Exchange
     from hostproxy.exchange.tunnel import Tunnel
     from hostproxy.telemetry.metrics import WorkerMetrics
+    from hostproxy.telemetry.watches import Watches
 
 UNKNOWN = "unknown"  # in the place of a destination's name, for requests that named none
 
@@ -20,13 +22,18 @@ UNKNOWN = "unknown"  # in the place of a destination's name, for requests that n
 class Reporter:
     """Counts and logs for both paths. ``seed`` makes this worker's request ids differ from all others'."""
 
-    __slots__ = ("_issued", "_log", "_metrics", "_seed")
+    __slots__ = ("_issued", "_log", "_metrics", "_seed", "_watches")
 
     def __init__(self, metrics: WorkerMetrics, log: AccessLogWriter | None, seed: int) -> None:
         self._metrics = metrics
         self._log = log
         self._seed = b"%016x" % (seed & (1 << 64) - 1)
         self._issued = 0
+        self._watches: Watches | None = None
+
+    def show_to(self, watches: Watches | None) -> None:
+        """Tell them of live requests from now on; ``None``: nobody watches."""
+        self._watches = watches
 
     def log_to(self, log: AccessLogWriter | None) -> None:
         """Write the access log there from now on; ``None``: nowhere."""
@@ -61,6 +68,61 @@ class Reporter:
             self._metrics.count("retries_total", ("connect-failure" if exchange.tried else "reset", result))
         if self._log is not None:
             self._write(exchange, now)
+        if self._watches is not None:
+            self._show(self._watches, exchange, now)
+
+    def _show(self, watches: Watches, exchange: Exchange, now: float) -> None:
+        head, caller, target = exchange.head, exchange.server.caller, exchange.target
+        started, first = exchange.started, exchange.first_byte
+        dest = target.name if target is not None else ""
+        client = caller.address.decode("latin-1")
+        takers = watches.takers(
+            Facts(
+                True,
+                exchange.path.direction,
+                caller.name,
+                dest,
+                head.method,
+                head.target,
+                exchange.status,
+                exchange.flags,
+                now - started,
+                (client, exchange.upstream),
+            )
+        )
+        if not takers:
+            return
+        record = TapRecord(
+            event="request",
+            ts=watches.now(),
+            dir=exchange.path.direction,
+            source=caller.name,
+            source_identity=caller.uri,
+            client=client,
+            dest=dest,
+            method=cut(head.method.decode("latin-1")),
+            path=path_of(head.target),
+            authority=cut(head.authority.decode("latin-1")),
+            status=exchange.status,
+            flags=exchange.flags,
+            details=cut(exchange.details) if exchange.flags != "-" else "",
+            rule=exchange.rule,
+            upstream=exchange.upstream,
+            attempts=exchange.attempts,
+            bytes_in=exchange.received,
+            bytes_out=exchange.sent,
+            dur_ms=round((now - started) * 1000, 3),
+            ttfb_ms=round((first - started) * 1000, 3) if first else -1.0,
+            tls="TLSv1.3" if caller.secure else "",
+            request_id=cut(exchange.request_id.decode("latin-1")),
+        )
+        with_headers = [watch for watch in takers if watch.filter.headers]
+        if len(with_headers) < len(takers):
+            watches.give((watch for watch in takers if not watch.filter.headers), record)
+        if with_headers:
+            record.request_headers = fields_of(head.fields)
+            record.response_headers = fields_of(exchange.answer.fields) if exchange.answer is not None else []
+            watches.give(with_headers, record)
 
     def _write(self, exchange: Exchange, now: float) -> None:
         assert self._log is not None
@@ -114,6 +176,10 @@ class Reporter:
         """A connection was closed before it was served."""
         self._metrics.count("connections_refused_total", (reason,))
 
+    def cut(self, reason: str, count: int = 1) -> None:
+        """Open connections end because who is at their other end has lost its trust."""
+        self._metrics.count("connections_cut_total", (reason,), count)
+
     def looked_up(self, result: str) -> None:
         """It was asked who is at the other end of a local connection."""
         self._metrics.count("caller_lookups_total", (result,))
@@ -155,6 +221,40 @@ class Reporter:
                     audit=tunnel.audit,
                 )
             )
+        if self._watches is not None:
+            self._show_tunnel(self._watches, tunnel, "close", name, reason, now - tunnel.started)
+
+    def _show_tunnel(
+        self, watches: Watches, tunnel: Tunnel, event: str, name: str, reason: str, seconds: float
+    ) -> None:
+        caller = tunnel.caller
+        client = caller.address.decode("latin-1")
+        flags = "UAEX" if reason in (POLICY, DENIED) else tunnel.refusal
+        direction = tunnel.direction or "inbound"
+        takers = watches.takers(
+            Facts(False, direction, caller.name, name, b"", b"", 0, flags, seconds, (client, tunnel.upstream))
+        )
+        if takers:
+            watches.give(
+                takers,
+                TapRecord(
+                    event=event,
+                    ts=watches.now(),
+                    dir=direction,
+                    source=caller.name,
+                    source_identity=caller.uri,
+                    client=client,
+                    dest=name,
+                    flags=flags,
+                    details=cut(reason),
+                    rule=tunnel.rule,
+                    upstream=tunnel.upstream,
+                    bytes_in=tunnel.from_client,
+                    bytes_out=tunnel.to_client,
+                    dur_ms=round(seconds * 1000, 3),
+                    tls="TLSv1.3" if caller.secure else "",
+                ),
+            )
 
     def tunnel_opened(self, tunnel: Tunnel) -> None:
         """A TCP connection has reached an endpoint."""
@@ -163,3 +263,7 @@ class Reporter:
         caller = tunnel.caller
         mtls = caller.secure or destination.secure
         self._metrics.tcp(tunnel.direction, caller.name, destination.name, mtls).begin()
+        if self._watches is not None:
+            self._show_tunnel(
+                self._watches, tunnel, "open", destination.name, "", time.monotonic() - tunnel.started
+            )

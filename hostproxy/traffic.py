@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
+from hostproxy.ending import Ending, Suspicions
 from hostproxy.exchange.caller import Caller
 from hostproxy.exchange.replies import Refusal, reply
 from hostproxy.exchange.server import ServerConnection
 from hostproxy.exchange.surroundings import Surroundings
-from hostproxy.exchange.tunnel import DENIED, POLICY, Joiner, Tunnel
+from hostproxy.exchange.tunnel import DENIED, POLICY, UNTRUSTED, Joiner, Tunnel
 from hostproxy.identity.workload import NO_SERVICE, Workloads
 from hostproxy.inbound import Inbound
 from hostproxy.mesh.spiffe import ALPN_HTTP1
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from hostproxy.snapshot import Delta, Listener, Snapshot
     from hostproxy.telemetry.access_log import AccessLogWriter
     from hostproxy.telemetry.metrics import WorkerMetrics
+    from hostproxy.telemetry.watches import Watches
     from hostproxy.upstream.destination import Destination
 
 # While draining, connections that stay unused this long are closed (seconds). Closing at once would cross with
@@ -65,6 +67,7 @@ class Traffic:
     _inbound: Inbound
     _joiner: Joiner
     _mesh_port: MeshPort
+    _ending: Ending
     _surroundings: Surroundings
     _waiting: Waiting
 
@@ -102,7 +105,7 @@ class Traffic:
             self._surroundings.mesh_head_limits = self._tables.dialling.mesh_head_limits
             self._joiner.limits = snapshot.limits
             self._waiting.seconds = snapshot.first_use
-            self._revise()
+            self._ending.revise()
             self._waiting.look()
             return
         reactor = self._reactor
@@ -112,7 +115,8 @@ class Traffic:
         self._waiting.seconds = snapshot.first_use
         self._outbound = Outbound(tables, self._waiting, self._reporter)
         self._inbound = Inbound(tables, self._reporter)
-        self._joiner = Joiner(snapshot.limits, self._deadlines)
+        suspicions = Suspicions(tables)
+        self._joiner = Joiner(snapshot.limits, self._deadlines, suspicions.any)
         self._mesh_port = MeshPort(reactor, tables, self._reporter, self._greeted)
         self._surroundings = Surroundings(
             snapshot.limits,
@@ -123,6 +127,9 @@ class Traffic:
             self._switched,
             self._connect,
         )
+        self._ending = Ending(
+            reactor, tables, suspicions, self._surroundings, self._joiner, self._tunnels, self._reporter, self._log
+        )
         self._clock.start(TICK, now=False).addErrback(
             lambda failure: self._log.failure("the clock of the deadlines stopped", failure)
         )
@@ -131,25 +138,17 @@ class Traffic:
         """Take what changed since the snapshot before."""
         assert self._tables is not None
         self._tables.change(delta)
-        if delta.locals or delta.denied is not None:
-            self._revise()
+        if delta.locals or delta.denied is not None or delta.authorities is not None:
+            self._ending.revise()
         self._waiting.look()
-
-    def _revise(self) -> None:
-        """End what the policy of now would not let begin: requests are decided on one by one, tunnels are open long."""
-        assert self._tables is not None
-        denied = self._tables.denied
-        if denied:
-            for connection in list(self._surroundings.connections):
-                if not denied.isdisjoint(connection.stream.peer):
-                    connection.expel("UAEX", f"{connection.caller.uri}, or its host, is denied")
-        for tunnel in list(self._tunnels):
-            tunnel.revise(denied)
-        self._joiner.revise(denied)
 
     def log_to(self, access_log: AccessLogWriter | None) -> None:
         """Write the access log there from now on."""
         self._reporter.log_to(access_log)
+
+    def show_to(self, watches: Watches | None) -> None:
+        """Tell them of live requests from now on; ``None``: nobody watches."""
+        self._reporter.show_to(watches)
 
     # Services that are named for the first time
 
@@ -277,7 +276,7 @@ class Traffic:
             exchange.sent += sent
             if reason not in ("ended", "reset", "closed"):
                 exchange.details = reason
-            if reason in (POLICY, DENIED):
+            if reason in (POLICY, DENIED, UNTRUSTED):
                 exchange.flags = "UAEX"
             exchange.complete()
 

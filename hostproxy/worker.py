@@ -24,6 +24,7 @@ from twisted.logger import Logger
 from hostproxy.control import logs, messages
 from hostproxy.control.channel import Channel
 from hostproxy.control.door import Door
+from hostproxy.telemetry import watches
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hostproxy.snapshot import AccessLog, Delta, Listener, Snapshot
     from hostproxy.telemetry.access_log import AccessLogWriter
     from hostproxy.telemetry.metrics import WorkerMetrics
+    from hostproxy.telemetry.watches import Watches
 
 # Seconds between telemetry: what admin shows is that old at most.
 TELEMETRY = 1.0
@@ -39,8 +41,14 @@ TELEMETRY = 1.0
 # Seconds between telling the supervisor which services are called, so that it goes on watching them.
 USED = 60.0
 
+# What may wait for the supervisor while it is told of requests that somebody watches (bytes): telemetry is behind that.
+WATCH_QUEUE = 1024 * 1024
+
 # How long leaving may wait for the access log, twice (seconds): the supervisor kills after one second.
 LAST_LINES = 0.4
+
+# How long a worker that is done waits for the successor of its supervisor, to tell what it has counted (seconds).
+LAST_COUNTS = 2.0
 
 # How long a visitor at the door may be ahead of the news that the supervisor has died (seconds).
 VISITOR_WAITS = 0.1
@@ -68,6 +76,9 @@ class Carrier(Protocol):
 
     def log_to(self, access_log: AccessLogWriter | None) -> None:
         """Write the access log there from now on."""
+
+    def show_to(self, watches: Watches | None) -> None:
+        """Tell them of live requests from now on; ``None``: nobody watches."""
 
     def drain(self, seconds: float) -> Deferred[None]:
         """Accept nothing; fires when the last connection has gone or the time is up."""
@@ -117,10 +128,13 @@ class Worker:
         self._version = 0
         self._ready = False
         self._draining = False
+        self._drained_all = False
         self._left = False
         self._lag = 0.0
         self._due = 0.0
         self._used_due = 0.0
+        self._watches = watches.Watches(reactor.seconds, time.time, self._send_seen)
+        self._showing = False
 
     def start(self, sock: socket.socket, directory: str) -> None:
         """Begin to listen to the supervisor on ``sock``, with a door in ``directory``."""
@@ -162,6 +176,12 @@ class Worker:
                 self._set_log_level(message.level)
             case messages.HandOver():
                 self._hand_over()
+            case messages.Watch():
+                self._watches.begin(message.number, message.filter, message.seconds)
+                self._send(messages.Seen(message.number, b"", 0))
+                self._show()
+            case messages.Unwatch():
+                self._watches.end(message.number)
 
     def _take(self, snapshot: Snapshot) -> None:
         wanted = snapshot.access_log
@@ -239,6 +259,27 @@ class Worker:
             if used:
                 self._send(messages.Used(used))
 
+    def _show(self) -> None:
+        """Show live requests as long as somebody watches."""
+        if not self._showing:
+            self._showing = True
+            self._carrier.show_to(self._watches)
+            self._reactor.callLater(watches.BATCH, self._hand_on)
+
+    def _hand_on(self) -> None:
+        self._watches.flush()
+        if self._watches:
+            self._reactor.callLater(watches.BATCH, self._hand_on)
+        else:
+            self._showing = False
+            self._carrier.show_to(None)
+
+    def _send_seen(self, number: int, lines: bytes, dropped: int) -> bool:
+        if self._channel is None or self._channel.queued > WATCH_QUEUE:
+            return False
+        self._send(messages.Seen(number, lines, dropped))
+        return True
+
     def _watch_access_log(self) -> None:
         """Tell when the access log can't be written, and when it can again."""
         trouble = self._access_log.error if self._access_log is not None else ""
@@ -280,7 +321,11 @@ class Worker:
     def _drained(self, result: object) -> None:
         if result is not None:
             self.log.error("draining: {result}", result=result)
-        self._leave()
+        self._drained_all = True
+        if self._channel is None:
+            self._reactor.callLater(LAST_COUNTS, self._leave)
+        else:
+            self._leave()
 
     def _leave(self) -> None:
         if not self._left:
@@ -294,6 +339,7 @@ class Worker:
     def channel_lost(self, reason: str) -> None:
         """See :class:`hostproxy.control.channel.Owner`."""
         self._channel = None
+        self._watches.clear()
         self._carrier.supervisor_lost()
         if self._draining:
             return
@@ -320,6 +366,8 @@ class Worker:
             return
         self.log.info("another supervisor takes over")
         self._channel = Channel(self._reactor, sock, messages.Down, self)
+        if self._drained_all:
+            self._leave()
 
     def _hand_over(self) -> None:
         for listener, sock in self._sockets.values():

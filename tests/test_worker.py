@@ -16,11 +16,14 @@ from hostproxy.control import messages
 from hostproxy.control.channel import Channel, pair
 from hostproxy.control.door import knock
 from hostproxy.snapshot import AccessLog, Delta, Listener, Snapshot
+from hostproxy.telemetry import watches
 from hostproxy.telemetry.metrics import WorkerMetrics
+from hostproxy.telemetry.tap import Filter
 from hostproxy.worker import Worker
 from tests.control.conftest import TurnedReactor
 from tests.control.conftest import reactor as reactor
 from tests.control.test_handle import MESH, PROXY, snapshot
+from tests.telemetry.test_tap import REQUEST
 
 
 class Carrier:
@@ -31,6 +34,7 @@ class Carrier:
         self.sockets: dict[str, socket.socket] = {}
         self.drained: Deferred[None] = Deferred()
         self.logs: list[Any] = []
+        self.shown: list[Any] = []
         self.ask: Callable[[str], bool] = lambda service: False
         self.uses: tuple[str, ...] = ()
 
@@ -60,6 +64,9 @@ class Carrier:
 
     def close(self, listener_id: str) -> None:
         self.sockets.pop(listener_id).close()
+
+    def show_to(self, watches: Any) -> None:
+        self.shown.append(watches)
 
     def log_to(self, access_log: Any) -> None:
         self.logs.append(access_log)
@@ -374,3 +381,43 @@ def test_it_imports_nothing_that_only_the_supervisor_needs() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def seen(said: list[Any]) -> list[tuple[int, bytes, int]]:
+    return [(each.number, each.lines, each.dropped) for each in said if isinstance(each, messages.Seen)]
+
+
+def test_live_requests_are_shown_while_somebody_watches(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watches, "BATCH", 0.01)
+    assert scene.carrier.shown == []
+    assert seen(scene.say(messages.Watch(4, Filter(), 60.0))) == [(4, b"", 0)]
+    (shown,) = scene.carrier.shown
+    (watch,) = shown.takers(REQUEST)
+    watch.lines.append(b"{}\n")
+    scene.reactor.until(lambda: seen(scene.supervisor.heard))
+    assert seen(scene.answers()) == [(4, b"{}\n", 0)]
+    scene.say(messages.Unwatch(4))
+    scene.reactor.until(lambda: scene.carrier.shown == [shown, None])
+    assert seen(scene.say(messages.Watch(5, Filter(), 60.0))) == [(5, b"", 0)]
+    assert scene.carrier.shown == [shown, None, shown]
+
+
+def test_what_the_supervisor_does_not_take_is_dropped_and_counted(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "WATCH_QUEUE", -1)
+    scene.say(messages.Watch(4, Filter(), 60.0))
+    (watch,) = scene.carrier.shown[0].takers(REQUEST)
+    watch.lines.append(b"{}\n")
+    scene.reactor.until(lambda: watch.dropped == 1)
+    monkeypatch.setattr(worker_module, "WATCH_QUEUE", 1000)
+    scene.reactor.until(lambda: seen(scene.supervisor.heard))
+    assert seen(scene.answers()) == [(4, b"", 1)]
+
+
+def test_nobody_watches_once_the_supervisor_has_gone(scene: Scene) -> None:
+    scene.serve()
+    scene.say(messages.Watch(4, Filter(), 60.0))
+    scene.die()
+    assert scene.carrier.shown[0].takers(REQUEST) == []
+    scene.reactor.until(lambda: scene.carrier.shown[-1] is None)

@@ -84,6 +84,7 @@ def status(moment: Moment) -> dict[str, Any]:
         "certificates": _certificates(moment),
         "controller": plain(state.steering),  # null: certificates and policy come from files
         "reloads": plain(state.reloads),
+        "upgrades": plain(state.upgrades),
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 LOOPBACK_NAMES = frozenset(("localhost", "127.0.0.1", "[::1]"))
-METHODS = frozenset((b"GET", b"HEAD"))
+METHODS = (b"GET", b"HEAD")
 
 # The port says nothing: whoever asks through an SSH tunnel has another one.
 _HOST = re.compile(rb"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
@@ -24,8 +24,18 @@ class Refusal(NamedTuple):
     reason: str
 
 
-def judge(method: bytes, hosts: Sequence[bytes], origins: Sequence[bytes], bound: str) -> Refusal | None:
-    """Judge by method, Host and Origin. ``bound`` is the IP listened on, in lower case; "" for none."""
+def judge(
+    method: bytes,
+    hosts: Sequence[bytes],
+    origins: Sequence[bytes],
+    bound: str,
+    methods: Sequence[bytes] = METHODS,
+) -> Refusal | None:
+    """Judge by method, Host and Origin. ``bound`` is the IP listened on, in lower case; "" for none.
+
+    ``methods`` are those of the path. Where they change something, a web page gives itself away too: browsers send
+    Origin with every POST. Who may change it is the business of :mod:`hostproxy.admin.access`.
+    """
     if len(hosts) != 1:
         return Refusal(400, "exactly one Host field is needed")
     match = _HOST.fullmatch(hosts[0])
@@ -34,6 +44,7 @@ def judge(method: bytes, hosts: Sequence[bytes], origins: Sequence[bytes], bound
         return Refusal(403, "the Host field does not name this host: use localhost, 127.0.0.1 or [::1]")
     if origins:
         return Refusal(403, "requests from web pages are not answered (Origin)")
-    if method not in METHODS:
-        return Refusal(405, "only GET and HEAD: nothing can be changed here")
+    if method not in methods:
+        known = b", ".join(methods).decode()
+        return Refusal(405, f"only {known}: nothing {'else ' if b'POST' in methods else ''}can be changed here")
     return None

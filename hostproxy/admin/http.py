@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IPushProducer
@@ -21,6 +22,8 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel, Request
 from zope.interface import implementer
+
+from hostproxy.admin.access import Access
 
 # Open at a time. A scraper or two and some people; more is somebody who does not close.
 CONNECTIONS = 64
@@ -45,12 +48,43 @@ _BODY_REFUSED = b"413 Content Too Large" + _CLOSING + b'{"error": "requests may 
 _HEAD_REFUSED = b"431 Request Header Fields Too Large" + _CLOSING + b'{"error": "a line is too long"}\n'
 
 
+class Sink(Protocol):
+    """Takes an answer that is not known at its beginning."""
+
+    def write(self, data: bytes) -> object:
+        """More of it."""
+
+    def finish(self) -> object:
+        """That was all."""
+
+    def abort(self) -> None:
+        """Cut the connection: the client doesn't read."""
+
+
+class Stream(Protocol):
+    """An answer that goes on. After ``begin`` the other methods say what the client does."""
+
+    def begin(self, sink: Sink) -> None:
+        """The head has been sent."""
+
+    def pauseProducing(self) -> None:
+        """The client doesn't read."""
+
+    def resumeProducing(self) -> None:
+        """It does again."""
+
+    def stopProducing(self) -> None:
+        """It has gone. May be called more than once."""
+
+
 class Answer(NamedTuple):
     """A response."""
 
     status: int
     content_type: str
     body: bytes
+    stream: Stream | None = None  # in the place of a body
+    methods: str = "GET, HEAD"  # that the path knows
 
 
 class Question(NamedTuple):
@@ -62,6 +96,7 @@ class Question(NamedTuple):
     origins: list[bytes]
     accept: bytes
     query: bytes = b""
+    objection: Callable[[], str] = lambda: "nobody knows who asks"  # why the client may change nothing; empty: it may
 
 
 Respond = Callable[[Question], Deferred[Answer]]
@@ -72,6 +107,7 @@ class AdminRequest(Request):
 
     channel: AdminChannel
     _gone = False
+    _stream: Stream | None = None
     _log = Logger()
 
     def process(self) -> None:
@@ -83,6 +119,7 @@ class AdminRequest(Request):
             list(fields.getRawHeaders(b"Origin", [])),
             b",".join(fields.getRawHeaders(b"Accept", [])),
             self.uri.partition(b"?")[2],
+            partial(self.channel.access.objection, self.channel.transport.getHandle()),
         )
         answer = self.channel.respond(question)
         answer.addCallback(self._answer)
@@ -91,17 +128,35 @@ class AdminRequest(Request):
     def connectionLost(self, reason: Failure) -> None:
         self._gone = True
         super().connectionLost(reason)
+        if self._stream is not None:
+            self._stream.stopProducing()
+
+    def finish(self) -> None:
+        if self._stream is not None and self.producer is not None:
+            self.unregisterProducer()
+        super().finish()
+
+    def abort(self) -> None:
+        """See :class:`Sink`."""
+        self.channel.transport.abortConnection()
 
     def _answer(self, answer: Answer) -> None:
         if self._gone:
             return
         self.setResponseCode(answer.status)
         self.setHeader("Content-Type", answer.content_type)
-        self.setHeader("Content-Length", str(len(answer.body)))
+        if answer.stream is None:
+            self.setHeader("Content-Length", str(len(answer.body)))
         if answer.status == 405:
-            self.setHeader("Allow", "GET, HEAD")
+            self.setHeader("Allow", answer.methods)
         for name, value in _FIELDS:
             self.setHeader(name, value)
+        if answer.stream is not None:
+            self._stream = answer.stream
+            self.channel.setTimeout(None)
+            self.registerProducer(answer.stream, True)
+            answer.stream.begin(self)
+            return
         self.channel.setTimeout(TIMEOUT)
         if self.method == b"HEAD":
             self.finish()
@@ -151,9 +206,12 @@ class AdminChannel(HTTPChannel):
     totalHeadersSize = HEAD_SIZE  # noqa: N815
     abortTimeout = 1  # noqa: N815
 
-    def __init__(self, respond: Respond, clock: Any, closed: Callable[[AdminChannel], None]) -> None:
+    def __init__(
+        self, respond: Respond, clock: Any, closed: Callable[[AdminChannel], None], access: Access
+    ) -> None:
         super().__init__()
         self.respond = respond
+        self.access = access
         self.timeOut = TIMEOUT
         self._clock = clock
         self._closed = closed
@@ -213,13 +271,14 @@ class AdminFactory(ServerFactory):
         self._respond = respond
         self._clock = clock
         self._open: set[AdminChannel] = set()
+        self._access = Access()
 
     def has_room(self) -> bool:
         """Whether one more connection may be open."""
         return len(self._open) < CONNECTIONS
 
     def buildProtocol(self, addr: IAddress | None) -> AdminChannel:
-        channel = AdminChannel(self._respond, self._clock, self._open.discard)
+        channel = AdminChannel(self._respond, self._clock, self._open.discard, self._access)
         self._open.add(channel)
         return channel
 
@@ -227,3 +286,4 @@ class AdminFactory(ServerFactory):
         """Cut every connection."""
         for channel in list(self._open):
             channel.transport.abortConnection()
+        self._access.close()

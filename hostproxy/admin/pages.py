@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 from twisted.internet.defer import Deferred, succeed
@@ -12,10 +12,10 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.python.failure import Failure
 
 from hostproxy import decision
-from hostproxy.admin import documents, services
+from hostproxy.admin import documents, services, traffic
 from hostproxy.admin.encode import encode
 from hostproxy.admin.facts import host_facts
-from hostproxy.admin.guard import judge
+from hostproxy.admin.guard import METHODS, judge
 from hostproxy.admin.http import JSON, Answer, Question
 from hostproxy.admin.moment import Moment, take
 from hostproxy.admin.why import why
@@ -40,6 +40,21 @@ class Page(NamedTuple):
     several: Mapping[str, int] = {}  # those that may be given more than once, and how often
 
 
+class Live(Protocol):
+    """A path that is answered at once, and may change something."""
+
+    @property
+    def summary(self) -> str:
+        """For the index."""
+
+    @property
+    def methods(self) -> Sequence[bytes]:
+        """That it takes."""
+
+    def respond(self, question: Question) -> Answer:
+        """Answer a question that the guard has let pass."""
+
+
 PAGES: dict[bytes, Page] = {
     b"/status": Page("everything at a glance; what `hostproxy status` shows", documents.status),
     b"/workers": Page("the worker processes", documents.workers),
@@ -56,6 +71,7 @@ PAGES: dict[bytes, Page] = {
         {"header": decision.HEADERS},
     ),
     b"/discovery": Page("how the catalog is known, and since when", services.discovery),
+    b"/traffic": Page("what was counted since the start, by direction, caller and service", traffic.traffic),
     b"/snapshot": Page("what the workers decide by, without keys", documents.snapshot),
 }
 INDEX = {
@@ -70,28 +86,41 @@ class Pages:
     """Answers questions about one SupervisorState."""
 
     def __init__(
-        self, reactor: Any, state: SupervisorState, totals: Totals, bound: str, clock: Callable[[], float]
+        self,
+        reactor: Any,
+        state: SupervisorState,
+        totals: Totals,
+        bound: str,
+        clock: Callable[[], float],
+        live: Mapping[bytes, Live] = {},
     ) -> None:
         self._reactor = reactor
         self._state = state
         self._totals = totals
         self._bound = bound  # IP address that the admin port has, "" for a Unix socket
         self._clock = clock
+        self._live = live
         self._cache: dict[Hashable, _Entry] = {}  # the oldest first
 
     def respond(self, question: Question) -> Deferred[Answer]:
         """Answer one question."""
-        refusal = judge(question.method, question.hosts, question.origins, self._bound)
-        if refusal is not None:
-            return succeed(_json(refusal.status, {"error": refusal.reason}))
         path = question.path
+        live = self._live.get(path)
+        methods = live.methods if live is not None else METHODS
+        refusal = judge(question.method, question.hosts, question.origins, self._bound, methods)
+        if refusal is not None:
+            answer = _json(refusal.status, {"error": refusal.reason})
+            return succeed(answer._replace(methods=b", ".join(methods).decode()))
+        if live is not None:
+            return succeed(live.respond(question))
         if path == b"/live":
             return succeed(_json(200, {"live": True}))
         if path == b"/ready":
             document = documents.ready(self._state)
             return succeed(_json(200 if document["ready"] else 503, document))
         if path == b"/":
-            index = {"name": "hostproxy", "version": self._state.software, "paths": INDEX}
+            paths = {**INDEX, **{name.decode(): each.summary for name, each in self._live.items()}}
+            index = {"name": "hostproxy", "version": self._state.software, "paths": paths}
             return succeed(_json(200, index))
         if path == b"/metrics":
             as_openmetrics = b"application/openmetrics-text" in question.accept

@@ -49,6 +49,7 @@ def degraded(state: SupervisorState) -> list[str]:
         lines.append(f"registration: {state.registration}")
     lines += _health(state)
     lines += [f"reload refused: {problem}" for problem in state.reloads.problems]
+    lines += [f"upgrade failed: {problem}" for problem in state.upgrades.problems]
     return lines
 
 

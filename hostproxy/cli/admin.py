@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,10 +29,19 @@ YES, NO, USAGE, UNREACHABLE = 0, 1, 2, 3
 GREEN, RED, YELLOW, BOLD = "32", "31", "33", "1"
 Paint = Callable[[str, str], str]
 Document = dict[str, Any]
+Result = TypeVar("Result")
 
 
 class Unreachable(Exception):
     """Nothing useful came from the admin address; the text says what to do."""
+
+
+class Refused(Unreachable):
+    """It answered, and not with what was asked for."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -57,7 +66,7 @@ def show(
 ) -> int:
     """Ask for ``path``, whose answer has ``key``, and print it as ``lines`` or as it came. Returns the exit status."""
     try:
-        address = _address(arguments.admin, arguments.config)
+        address = address_of(arguments.admin, arguments.config)
     except ValueError as problem:
         sys.stderr.write(f"{problem}\n")
         return USAGE
@@ -69,9 +78,7 @@ def show(
     if arguments.output == "json":
         sys.stdout.write(body.decode())
     else:
-        in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # no-color.org
-        paint: Paint = _coloured if in_colour else lambda text, colour: text
-        for line in lines(document, paint, time.time()):
+        for line in lines(document, painter(), time.time()):
             sys.stdout.write(line + "\n")
     return judge(document)
 
@@ -83,7 +90,7 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _address(admin: str | None, config_path: str | None) -> str:
+def address_of(admin: str | None, config_path: str | None) -> str:
     """The admin address that was asked for. Raises ValueError."""
     if admin is not None:
         try:
@@ -120,26 +127,20 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
-def fetch(address: str, path: str, key: str, timeout: float) -> tuple[bytes, Document]:
-    """GET ``path``, as it came and decoded; it must have ``key``. Raises Unreachable."""
-    connection: http.client.HTTPConnection
+def connect(address: str, timeout: float) -> http.client.HTTPConnection:
+    """A connection to an admin address, which is made by the first request."""
     if addresses.is_unix(address):
-        connection = _UnixConnection(address.removeprefix(addresses.UNIX), timeout)
-    else:
-        host, port = addresses.split(address)
-        connection = http.client.HTTPConnection(host, port, timeout=timeout)
+        return _UnixConnection(address.removeprefix(addresses.UNIX), timeout)
+    host, port = addresses.split(address)
+    return http.client.HTTPConnection(host, port, timeout=timeout)
+
+
+def fetch(address: str, path: str, key: str, timeout: float, method: str = "GET") -> tuple[bytes, Document]:
+    """Ask for ``path``: the answer as it came and decoded; it must have ``key``. Raises Unreachable."""
+    connection = connect(address, timeout)
     try:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        body = response.read(ANSWER_SIZE)
-    except TimeoutError:
-        raise Unreachable(f"no answer within {timeout:g} s; --timeout waits longer") from None
-    except (ConnectionRefusedError, FileNotFoundError):
-        raise Unreachable("nobody listens: is hostproxy running, and is this its [admin] listen?") from None
-    except PermissionError:
-        raise Unreachable("not permitted: try as root, or as a member of the daemon's group") from None
-    except (OSError, http.client.HTTPException) as problem:
-        raise Unreachable(f"no valid answer ({problem!r}): is this hostproxy's [admin] listen?") from None
+        response = ask(connection, method, path, timeout)
+        body = read(response, timeout)
     finally:
         connection.close()
     try:
@@ -148,8 +149,36 @@ def fetch(address: str, path: str, key: str, timeout: float) -> tuple[bytes, Doc
         document = {}
     if response.status != 200 or key not in document:
         reason = document.get("error", "is this hostproxy's [admin] listen?")
-        raise Unreachable(f"answered with status {response.status}: {shown(reason)}")
+        raise Refused(response.status, f"answered with status {response.status}: {shown(reason)}")
     return body, document
+
+
+def ask(connection: http.client.HTTPConnection, method: str, path: str, timeout: float) -> http.client.HTTPResponse:
+    """The head of the answer. Raises Unreachable."""
+
+    def answer() -> http.client.HTTPResponse:
+        connection.request(method, path)
+        return connection.getresponse()
+
+    return _tried(answer, timeout)
+
+
+def read(response: http.client.HTTPResponse, timeout: float) -> bytes:
+    """The whole body. Raises Unreachable."""
+    return _tried(lambda: response.read(ANSWER_SIZE), timeout)
+
+
+def _tried(action: Callable[[], Result], timeout: float) -> Result:
+    try:
+        return action()
+    except TimeoutError:
+        raise Unreachable(f"no answer within {timeout:g} s; --timeout waits longer") from None
+    except (ConnectionRefusedError, FileNotFoundError):
+        raise Unreachable("nobody listens: is hostproxy running, and is this its [admin] listen?") from None
+    except PermissionError:
+        raise Unreachable("not permitted: try as root, or as a member of the daemon's group") from None
+    except (OSError, http.client.HTTPException) as problem:
+        raise Unreachable(f"no valid answer ({problem!r}): is this hostproxy's [admin] listen?") from None
 
 
 # Showing
@@ -189,6 +218,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> Iterable[str
 def shown(value: object) -> str:
     """Text without what could move the cursor or colour the terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in str(value))
+
+
+def painter() -> Paint:
+    """What colours text for a terminal, and leaves it for others."""
+    in_colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # no-color.org
+    return _coloured if in_colour else lambda text, colour: text
 
 
 def _coloured(text: str, colour: str) -> str:

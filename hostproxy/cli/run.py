@@ -14,6 +14,8 @@ DEFAULT_PATH = "/etc/hostproxy/conf.toml"
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what can be written on the command line."""
     parser.add_argument("-c", "--config", metavar="FILE", default=DEFAULT_PATH, help=f"configuration ({DEFAULT_PATH})")
+    # From a supervisor to its successor: descriptors of the channel between them, and of the log.
+    parser.add_argument("--successor", metavar="CHANNEL,LOG", type=_descriptors, help=argparse.SUPPRESS)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -26,4 +28,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 1
     from hostproxy import supervisor  # installs the reactor, which no other command needs
 
-    return supervisor.run(loaded, config.load)
+    return supervisor.run(loaded, config.load, arguments.successor)
+
+
+def _descriptors(text: str) -> tuple[int, int]:
+    channel, _, log = text.partition(",")
+    return int(channel), int(log)

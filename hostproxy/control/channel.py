@@ -83,11 +83,20 @@ class Channel(Generic[Incoming]):
 
     log = Logger()
 
-    def __init__(self, reactor: MeshReactor, sock: socket.socket, incoming: Any, owner: Owner[Incoming]) -> None:
+    def __init__(
+        self,
+        reactor: MeshReactor,
+        sock: socket.socket,
+        incoming: Any,
+        owner: Owner[Incoming],
+        with_descriptor: frozenset[type[Message]] = WITH_DESCRIPTOR,
+    ) -> None:
+        """``with_descriptor``: the messages that a descriptor travels beside."""
         sock.setblocking(False)
         self._reactor = reactor
         self._socket = sock
         self._owner = owner
+        self._with_descriptor = with_descriptor
         self._decoder = msgspec.msgpack.Decoder(incoming)
         self._input = bytearray()
         self._needed = _LENGTH.size  # bytes of input before there is something to do
@@ -235,7 +244,7 @@ class Channel(Generic[Incoming]):
                 return
             start += length
             descriptor = None
-            if type(message) in WITH_DESCRIPTOR:
+            if type(message) in self._with_descriptor:
                 if not self._descriptors:
                     self._lose(f"{type(message).__name__} came without its descriptor")
                     return

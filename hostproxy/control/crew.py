@@ -15,10 +15,12 @@ from hostproxy.control.door import remove_door
 from hostproxy.control.handle import Handle
 from hostproxy.control.process import Process
 from hostproxy.control.state import ADOPTED, WorkerState
+from hostproxy.control.taps import Taps
 
 if TYPE_CHECKING:
     from twisted.internet.base import DelayedCall
 
+    from hostproxy.control import messages
     from hostproxy.control.handle import Target
     from hostproxy.net.reactor import MeshReactor
     from hostproxy.snapshot import Listener
@@ -93,6 +95,7 @@ class Crew:
 
         ``now`` is the wall clock, for showing.
         """
+        self.taps = Taps(reactor, self._tell_of_tap)
         self._reactor = reactor
         self._command = command
         self._directory = directory
@@ -167,9 +170,10 @@ class Crew:
     def tell(self, target: Target) -> None:
         """Make all workers be like ``target``."""
         self._target = target
-        for place in self._places:
-            if place.handle is not None:
-                place.handle.tell(target)
+        for handle in self._handles():
+            # One that was adopted is led by nobody until it is told to leave.
+            if handle.state.place != ADOPTED or handle.dismissed:
+                handle.tell(target)
 
     def reopen_logs(self) -> None:
         """Let all workers open their access logs again."""
@@ -180,6 +184,12 @@ class Crew:
         """Let all workers log from ``level`` up."""
         for handle in self._handles():
             handle.set_log_level(level)
+
+    def _tell_of_tap(self, message: messages.Watch | messages.Unwatch) -> list[int]:
+        handles = [handle for handle in self._handles() if handle.state.place != ADOPTED]
+        for handle in handles:
+            handle.watch(message)
+        return [handle.state.id for handle in handles]
 
     def adopt(self, pid: int, sock: socket.socket) -> Handle | None:
         """Take in a worker that was found behind its door and ask for its sockets; None when it has gone."""
@@ -194,6 +204,13 @@ class Crew:
         self._leaving.append(handle)
         handle.ask_for_sockets()
         return handle
+
+    def answering(self, seconds: float) -> bool:
+        """Whether a worker serves, and every one that fills a place has answered within ``seconds``."""
+        handles = [place.handle for place in self._places if place.handle is not None]
+        return any(handle.state.phase == "serving" for handle in handles) and all(
+            handle.silence <= seconds for handle in handles
+        )
 
     def dismiss_adopted(self) -> None:
         """Let the workers that were adopted drain and leave: others have taken over."""
@@ -216,6 +233,13 @@ class Crew:
             handle.drain(seconds)
         self._check_gone()
         return self._gone
+
+    def dismiss(self, seconds: float) -> None:
+        """Let all finish what they have within ``seconds``, without us."""
+        for handle in self._handles():
+            if not handle.dismissed:
+                handle.drain(seconds)
+        self.forget()
 
     def kill(self) -> None:
         """End all processes now."""
@@ -257,6 +281,8 @@ class Crew:
         state.pid = handle.process.pid
         place.handle = handle
         handle.tell(self._target)
+        for message in self.taps.for_new():
+            handle.watch(message)
         self._owner.crew_changed()
 
     def _replace(self, place: _Place, young: bool) -> None:
@@ -306,6 +332,7 @@ class Crew:
     def worker_ended(self, handle: Handle, how: str) -> None:
         """Its process has ended: replace it if its place is still there."""
         remove_door(self._directory, handle.state.pid)
+        self.taps.gone(handle.state.id)
         self._owner.worker_gone(handle.state.id)
         place = self._place_of(handle)
         if place is not None:
@@ -331,6 +358,10 @@ class Crew:
     def worker_counted(self, handle: Handle, export: bytes) -> None:
         """Pass its counters on."""
         self._owner.worker_counted(handle.state.id, export)
+
+    def worker_saw(self, handle: Handle, message: messages.Seen) -> None:
+        """Pass it on to who watches."""
+        self.taps.seen(handle.state.id, message)
 
     def worker_wants(self, handle: Handle, service: str) -> None:
         """Pass it on."""

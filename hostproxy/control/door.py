@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hostproxy.net.reactor import MeshReactor
 
 _NAME = re.compile(r"worker-([0-9]{1,10})\.sock")
+_LEFT = re.compile(r"(?:worker|trial)-([0-9]{1,10})(?:-[0-9]{1,10})?\.sock")
 _CREDENTIALS = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
 
@@ -55,6 +56,22 @@ def remove_door(directory: str, pid: int) -> None:
         os.unlink(door_path(directory, pid))
     except OSError:
         pass  # it did that itself
+
+
+def trial_path(directory: str, pid: int, number: int) -> str:
+    """Where workers listen for the trial of the supervisor ``pid``."""
+    return os.path.join(directory, f"trial-{pid}-{number}.sock")
+
+
+def tidy(directory: str) -> None:
+    """Take away what processes that were killed left in the runtime directory."""
+    for name in os.listdir(directory):
+        match = _LEFT.fullmatch(name)
+        if match is not None and not os.path.exists(f"/proc/{match[1]}"):
+            try:
+                os.unlink(os.path.join(directory, name))
+            except OSError:
+                pass  # somebody else has
 
 
 class Door:

@@ -17,6 +17,7 @@ from hostproxy.control import messages
 from hostproxy.control.channel import Channel, encode
 from hostproxy.control.process import Process, Vitals, vitals
 from hostproxy.control.state import ADOPTED, WorkerState
+from hostproxy.net.reactor import READ
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -69,6 +70,9 @@ class Owner(Protocol):
     def worker_counted(self, handle: Handle, export: bytes) -> None:
         """Its counters of now."""
 
+    def worker_saw(self, handle: Handle, message: messages.Seen) -> None:
+        """Live requests that somebody watches."""
+
     def worker_wants(self, handle: Handle, service: str) -> None:
         """Requests wait for a service that is not in the snapshot: to be answered with a target or ``absent``."""
 
@@ -116,16 +120,20 @@ class Handle:
     # To the worker
 
     def tell(self, target: Target) -> None:
-        """Make the worker be like ``target`` as soon as it has done what it was told before."""
+        """Make the worker be like ``target`` as soon as it has done what it was told before.
+
+        One that leaves listens nowhere, but who may use what it has open is decided there as elsewhere.
+        """
         self._target = target
-        if self._awaiting or not self.accepting:
+        if self._awaiting:
             return
         if self._told is not target.snapshot:
             kind, frame = target.update(self._told)
             self._told = target.snapshot
             self._awaiting = True
             self._channel.send_frame(kind, frame)
-        self._tell_listeners(target)
+        if self.accepting:
+            self._tell_listeners(target)
 
     def _tell_listeners(self, target: Target) -> None:
         wanted = target.listeners
@@ -140,6 +148,11 @@ class Handle:
             if name not in wanted:
                 self._channel.send(messages.Close(name))
         self._listening = dict(wanted)
+
+    @property
+    def silence(self) -> float:
+        """Seconds without an answer, of those in which it could have answered."""
+        return self._silence
 
     @property
     def accepting(self) -> bool:
@@ -171,6 +184,10 @@ class Handle:
     def set_log_level(self, level: str) -> None:
         """Log from ``level`` up."""
         self._channel.send(messages.SetLogLevel(level))
+
+    def watch(self, message: messages.Watch | messages.Unwatch) -> None:
+        """Somebody wants to see live requests, or no more of them."""
+        self._channel.send(message)
 
     def drain(self, seconds: float) -> None:
         """Let it finish what it has, for at most ``seconds``; a second later it is killed."""
@@ -242,6 +259,7 @@ class Handle:
         match message:
             case messages.Telemetry():
                 state.description = message.description
+                state.reported = self._reactor.seconds()
                 self._owner.worker_counted(self, message.export)
             case messages.Pong():
                 state.lag = message.lag
@@ -255,6 +273,8 @@ class Handle:
                 # Asked while the service was on its way to it: that is the answer.
                 if not self._comes(message.service):
                     self._owner.worker_wants(self, message.service)
+            case messages.Seen():
+                self._owner.worker_saw(self, message)
             case messages.Used():
                 self._owner.worker_used(self, message.services)
             case messages.Draining():
@@ -302,6 +322,8 @@ class Handle:
 
     def process_ended(self, how: str) -> None:
         """Called by :attr:`process`."""
+        if self._channel.open:
+            self._channel.ready(READ)  # its last words, its last counters among them
         self._release()
         self._owner.worker_ended(self, how)
 

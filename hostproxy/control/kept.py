@@ -112,18 +112,34 @@ class Keeper:
         self._next: Kept | None = None
         self._saved: Kept | None = None
         self._busy = False  # writing, or waiting for the time of the next write
+        self._closed = False
+        self.writing = False
 
     def keep(self, kept: Kept) -> None:
         """Keep this instead of what was kept before."""
         if self._saved is not None and msgspec.structs.replace(kept, saved=self._saved.saved) == self._saved:
             return
         self._next = kept
+        if not self._busy and not self._closed:
+            self._write()
+
+    def close(self) -> None:
+        """Begin no other write: the file is somebody else's from now on, once ``writing`` is over."""
+        self._closed = True
+
+    def open(self) -> None:
+        """It is ours again."""
+        self._closed = False
+        self._saved = None
         if not self._busy:
             self._write()
 
     def _write(self) -> None:
+        if self._closed:
+            self._busy = False
+            return
         kept, self._next = self._next, None
-        self._busy = kept is not None
+        self._busy = self.writing = kept is not None
         if kept is not None:
             # A daemon: a disk that hangs must not keep the process from exiting.
             threading.Thread(target=self._save, args=(kept,), name="kept", daemon=True).start()
@@ -143,5 +159,6 @@ class Keeper:
         elif self.problem and not problem:
             self.log.info("the last good catalog and policy are kept in {directory} again", directory=self._directory)
         self.problem = problem
+        self.writing = False
         self._saved = kept
         self._reactor.callLater(PAUSE, self._write)

@@ -10,6 +10,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterable
+from typing import Protocol
 
 from hostproxy.net.connect import Address
 
@@ -75,11 +76,27 @@ def _explain(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+class Keeper(Protocol):
+    """Who keeps sockets beyond the life of this process: :class:`hostproxy.control.notify.Manager`."""
+
+    @property
+    def there(self) -> bool:
+        """Whether there is one."""
+
+    def store(self, address: str, sock: socket.socket) -> None:
+        """Keep a copy of it."""
+
+    def forget(self, address: str) -> None:
+        """Close that copy."""
+
+
 class Sockets:
     """The listening sockets of this daemon by address."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeper: Keeper | None = None) -> None:
         self._sockets: dict[str, socket.socket] = {}
+        self._passed: dict[str, socket.socket] = {}  # may be wanted
+        self._keeper = keeper
 
     def __contains__(self, address: str) -> bool:
         return address in self._sockets
@@ -92,6 +109,10 @@ class Sockets:
         """What is bound now."""
         return frozenset(self._sockets)
 
+    def items(self) -> list[tuple[str, socket.socket]]:
+        """All of them."""
+        return list(self._sockets.items())
+
     def adopt(self, address: str, sock: socket.socket) -> None:
         """Keep ``sock``, which a worker handed over; a second one for the same address is closed."""
         if address in self._sockets:
@@ -99,6 +120,15 @@ class Sockets:
         else:
             sock.setblocking(False)
             self._sockets[address] = sock
+            self._keep(address)
+
+    def offer(self, address: str, sock: socket.socket) -> None:
+        """Use ``sock``, which is bound to ``address`` already, when that is wanted."""
+        before = self._passed.pop(address, None)
+        if before is not None:
+            before.close()
+        sock.setblocking(False)
+        self._passed[address] = sock
 
     def bind_new(self, addresses: Iterable[str]) -> list[str]:
         """Bind those of ``addresses`` that are not bound yet, all or none.
@@ -106,9 +136,13 @@ class Sockets:
         Returns why some cannot be bound; then nothing has changed.
         """
         bound: dict[str, socket.socket] = {}
+        passed = []
         problems = []
         for address in addresses:
             if address in self._sockets or address in bound:
+                continue
+            if address in self._passed:
+                passed.append(address)
                 continue
             try:
                 bound[address] = bind(address)
@@ -117,15 +151,55 @@ class Sockets:
         if problems:
             for address, sock in bound.items():
                 _close(address, sock)
-        else:
-            self._sockets.update(bound)
-        return problems
+            return problems
+        for address in passed:
+            sock = self._passed.pop(address)
+            sock.listen(BACKLOG)  # a unit may have asked for less
+            bound[address] = sock
+        self._sockets.update(bound)
+        for address in bound:
+            self._keep(address)
+        return []
+
+    def _keep(self, address: str) -> None:
+        if self._keeper is not None:
+            self._keeper.store(address, self._sockets[address])
+
+    def keep(self) -> None:
+        """Have copies of all kept, now that this process may say so."""
+        for address in self._sockets:
+            self._keep(address)
 
     def keep_only(self, addresses: Iterable[str]) -> None:
         """Close all but ``addresses``. Workers keep their copies until they are told to close them."""
         wanted = set(addresses)
         for address in [address for address in self._sockets if address not in wanted]:
+            if self._keeper is not None:
+                self._keeper.forget(address)
             _close(address, self._sockets.pop(address))
+
+    def drop_passed(self) -> list[str]:
+        """Close what was offered and nobody wanted. Returns the addresses. A path stays: whoever made it has it.
+
+        What a worker handed over as well is wanted: one of the two is enough.
+        """
+        addresses = sorted(self._passed.keys() - self._sockets.keys())
+        for sock in self._passed.values():
+            sock.close()
+        if self._keeper is not None:
+            for address in addresses:
+                self._keeper.forget(address)
+        self._passed.clear()
+        return addresses
+
+    def leave(self, addresses: Iterable[str] | None = None) -> None:
+        """Close ``addresses``, or all, in this process that goes; where copies are kept, connections wait there."""
+        for address in list(self._sockets) if addresses is None else list(addresses):
+            sock = self._sockets.pop(address)
+            if self._keeper is not None and self._keeper.there:
+                sock.close()
+            else:
+                _close(address, sock)
 
 
 def _close(address: str, sock: socket.socket) -> None:

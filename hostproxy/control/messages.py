@@ -1,10 +1,15 @@
-"""What supervisor and worker say to each other. Both sides run the same release, so there are no versions here."""
+"""What supervisor and worker say to each other. Both sides run the same release, so there are no versions here.
+
+But for workers that were adopted, whose release may be an older one: HandOver, Drain, Ping, Listen, HandedOver,
+Drained, Pong and Telemetry keep their form. What such a worker does not understand ends its channel, not its draining.
+"""
 
 from __future__ import annotations
 
 import msgspec
 
 from hostproxy.snapshot import Delta, Listener, Snapshot
+from hostproxy.telemetry.tap import Filter
 
 
 class Message(msgspec.Struct, frozen=True, tag=True, array_like=True):
@@ -52,6 +57,20 @@ class SetLogLevel(Message, frozen=True):
     """Log at this level and above: debug, info, warn, error."""
 
     level: str
+
+
+class Watch(Message, frozen=True):
+    """Tell of live requests that fit, for at most ``seconds``, as watcher ``number``. Answered by Seen, without any."""
+
+    number: int
+    filter: Filter
+    seconds: float
+
+
+class Unwatch(Message, frozen=True):
+    """The watcher has gone."""
+
+    number: int
 
 
 class Absent(Message, frozen=True):
@@ -123,6 +142,14 @@ class Used(Message, frozen=True):
     services: tuple[str, ...]
 
 
+class Seen(Message, frozen=True):
+    """Requests that a watcher wants, as JSON lines, and how many there was no room for since the last message."""
+
+    number: int
+    lines: bytes
+    dropped: int
+
+
 class Drained(Message, frozen=True):
     """No connection is left, or the time was up. The worker exits now."""
 
@@ -131,8 +158,8 @@ class HandedOver(Message, frozen=True):
     """Every listening socket has been sent."""
 
 
-Down = Apply | Change | Listen | Close | Drain | ReopenLogs | SetLogLevel | Ping | HandOver | Absent
-Up = Ready | Applied | Telemetry | Pong | Wanted | Used | Draining | Drained | HandedOver | Listen
+Down = Apply | Change | Listen | Close | Drain | ReopenLogs | SetLogLevel | Ping | HandOver | Absent | Watch | Unwatch
+Up = Ready | Applied | Telemetry | Pong | Wanted | Used | Draining | Drained | HandedOver | Listen | Seen
 
 # Messages that a descriptor travels beside.
 WITH_DESCRIPTOR: frozenset[type[Message]] = frozenset({Listen})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from hostproxy.net.reactor import READ
@@ -47,13 +47,18 @@ class Process:
         pid: int,
         ended: Callable[[str], None],
         child: subprocess.Popen[bytes] | None = None,
+        group: bool = False,
     ) -> None:
-        """Watch ``pid``. Raises ProcessLookupError when it has gone already."""
+        """Watch ``pid``. Raises ProcessLookupError when it has gone already.
+
+        ``group``: it leads a process group, of which nothing is to outlive it.
+        """
         self.pid = pid
         self.running = True
         self._reactor = reactor
         self._ended = ended
         self._child = child
+        self._group = group
         self.fd = os.pidfd_open(pid)
         reactor.watch(self, READ)
 
@@ -64,8 +69,13 @@ class Process:
         command: Sequence[str],
         descriptors: Sequence[int],
         ended: Callable[[str], None],
+        output: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        group: int | None = None,
     ) -> Process:
         """Start ``command`` with our standard streams and ``descriptors``, and no other descriptor of ours.
+
+        ``output`` is its standard error output instead of ours; ``group`` 0 gives it a process group of its own.
 
         SIGINT and SIGHUP are blocked in it from its first instruction: a Ctrl-C goes to the whole process group,
         and before the program has said that it ignores them they would end it.
@@ -73,10 +83,17 @@ class Process:
         held = {signal.SIGINT, signal.SIGHUP}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
         try:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=descriptors)  # noqa: S603
+            child = subprocess.Popen(  # noqa: S603
+                command,
+                stdin=subprocess.DEVNULL,
+                stderr=output,
+                pass_fds=descriptors,
+                env=environment,
+                process_group=group,
+            )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return cls(reactor, child.pid, ended, child)
+        return cls(reactor, child.pid, ended, child, group is not None)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens when the process has ended."""
@@ -85,6 +102,14 @@ class Process:
                 signal.pidfd_send_signal(self.fd, number)
             except ProcessLookupError:
                 pass  # its end is about to be reported
+
+    def kill_group(self) -> None:
+        """End it, with all that it started in its group."""
+        if self.running:
+            try:
+                os.killpg(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # nothing is left
 
     def forget(self) -> None:
         """Stop watching a process that lives on."""
@@ -96,6 +121,8 @@ class Process:
     def ready(self, events: int) -> None:
         """See :class:`hostproxy.net.reactor.Watched`: the process has ended."""
         status = None
+        if self._group:
+            self.kill_group()  # before it is waited for: until then nobody else can have its number
         if self._child is not None:
             status = self._child.wait()
         self._release()

@@ -6,6 +6,9 @@ import errno
 import fcntl
 import os
 import stat
+from importlib.metadata import version as version_of
+
+import hostproxy
 
 LOCK_NAME = "hostproxy.lock"
 
@@ -27,7 +30,7 @@ class RuntimeDirectory:
             self._lock = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         except OSError as error:
             raise Unusable(f"{lock}: {error.strerror}: [host] runtime_directory must be writable") from None
-        holder = os.read(self._lock, 32).decode("ascii", "replace").strip()
+        holder = os.read(self._lock, 32).decode("ascii", "replace").partition("\n")[0].strip()
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -38,7 +41,26 @@ class RuntimeDirectory:
             ) from None
         # A supervisor that left in order has emptied the file.
         self.left_behind = bool(holder)
-        self._write(f"{os.getpid()}\n".encode())
+        self.sign()
+
+    @classmethod
+    def received(cls, path: str, lock: int) -> RuntimeDirectory:
+        """Own it by the descriptor of the lock, which the owner until now has given: nobody comes in between."""
+        directory = cls.__new__(cls)
+        directory.path = path
+        directory.left_behind = False
+        directory._lock = lock
+        directory.sign()
+        return directory
+
+    @property
+    def lock(self) -> int:
+        """The descriptor of the lock, to be given to a successor."""
+        return self._lock
+
+    def give_up(self) -> None:
+        """Let go of the lock and leave the file as it is: it is the successor's."""
+        os.close(self._lock)
 
     def release(self, in_order: bool = True) -> None:
         """Let others have it. ``in_order``: no worker was left behind."""
@@ -46,9 +68,18 @@ class RuntimeDirectory:
             self._write(b"")
         os.close(self._lock)
 
+    def sign(self) -> None:
+        """Say who has it, and what code that runs: see :mod:`hostproxy.cli.running`."""
+        self._write(f"{os.getpid()}\n{version_of('hostproxy')}\n{code_path()}\n".encode())
+
     def _write(self, content: bytes) -> None:
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, content, 0)
+
+
+def code_path() -> str:
+    """Where the code of this process lies, whatever links lead there."""
+    return os.path.dirname(os.path.realpath(hostproxy.__file__))
 
 
 def _prepare(path: str) -> None:

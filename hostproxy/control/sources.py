@@ -170,13 +170,14 @@ class Sources:
         self.policy: Source[Policy] | None = None
         self.consul: ConsulSource | None = None  # or there is a catalog
         self.steering: Steering | None = None  # or there are identities and policy of our own
+        self.paused = False  # what was steered stays as it is, and others may write what the controller gives
         self._changed = changed
         self._now = now
         self._before = before
         self._started: list[Source[object]] = []
         self._subscriptions: list[Callable[[], None]] = []
         if config.identity.mode == "controller":
-            self.steering = before.steering if before is not None else None
+            self.steering = before.steering if before is not None and not before.paused else None
             if self.steering is None or not self.steering.serves(config):
                 from hostproxy.steering.steering import Steering
 
@@ -272,6 +273,12 @@ class Sources:
         self._subscriptions.append(consul.watch.subscribe(lambda _: self._changed()))
         self._subscriptions.append(consul.bands.subscribe(lambda _: self._changed()))
 
+    def pause(self) -> None:
+        """Let another process keep in touch with the controller. It ends with other sources, which go on with these."""
+        if self.steering is not None and not self.paused:
+            self.paused = True
+            self.steering.stop()
+
     def stop(self, successor: Sources | None = None) -> None:
         """Watch no more, but for what ``successor`` goes on with."""
         for cancel in self._subscriptions:
@@ -281,7 +288,7 @@ class Sources:
             source.stop()
         self._started.clear()
         steering = self.steering
-        if steering is not None:
+        if steering is not None and not self.paused:
             if successor is None or successor.steering is not steering:
                 steering.stop()
             else:

@@ -49,6 +49,7 @@ class WorkerState(msgspec.Struct, kw_only=True):
     lag: float = 0.0  # how late its reactor ran its last timer
     problem: str = ""  # why it could not apply the newest snapshot, or why it is silent
     description: dict[str, object] = {}  # Traffic.describe() of the last second
+    reported: float = 0.0  # when it told its counters last, by a monotonic clock; 0: never
 
 
 class SourceState(msgspec.Struct, kw_only=True):
@@ -79,6 +80,16 @@ class ReloadState(msgspec.Struct, kw_only=True):
     problems: tuple[str, ...] = ()  # why the last one was refused; empty: it was not
 
 
+class UpgradeState(msgspec.Struct, kw_only=True):
+    """What upgrades did: those that this supervisor began, and those that its predecessors did."""
+
+    succeeded: int = 0
+    failed: int = 0
+    last_success: float = 0.0
+    running: bool = False
+    problems: tuple[str, ...] = ()  # why the last one failed; empty: it did not
+
+
 class SupervisorState(msgspec.Struct, kw_only=True):
     """Everything there is to show. Read it at the moment of showing: fields are replaced, not mutated."""
 
@@ -105,6 +116,7 @@ class SupervisorState(msgspec.Struct, kw_only=True):
     identity_source: SourceState = msgspec.field(default_factory=SourceState)
     identities: tuple[IdentityState, ...] = ()
     reloads: ReloadState = msgspec.field(default_factory=ReloadState)
+    upgrades: UpgradeState = msgspec.field(default_factory=UpgradeState)
     degraded: tuple[str, ...] = ()  # what does not work although traffic flows: "state_directory: ..."
     stopping: bool = False
 

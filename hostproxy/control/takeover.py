@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from hostproxy.control.door import knock
+from hostproxy.control.passed import listening_address
 
 if TYPE_CHECKING:
     from hostproxy.control.crew import Crew
@@ -81,6 +82,9 @@ class TakeOver:
         """A worker gave a listening socket."""
         if not self._wanted:
             sock.close()  # too late: all that is needed was there, or was bound
+            return
+        if listening_address(sock) != listener.address:
+            sock.close()  # the private one of a worker that was on trial when both its supervisors died
             return
         self._sockets.adopt(listener.address, sock)
         if self._wanted <= self._sockets.addresses:

@@ -63,6 +63,7 @@ class Requester(Protocol):
     """The endpoint's side: takes the request."""
 
     reused: bool  # it has served a request before
+    stream: Stream
 
     def send_body(self, body: bytes, done: bool, trailers: Sequence[bytes]) -> None:
         """More of the request's body."""
@@ -107,6 +108,7 @@ class Exchange:
     """One request and its response. The parties call it; it keeps them in step and decides who speaks."""
 
     __slots__ = (
+        "answer",
         "attempts",
         "audit",
         "body",
@@ -159,6 +161,7 @@ class Exchange:
         self.upstream = ""  # address of the endpoint that was tried last
         self.attempts = 0
         self.responding = False  # the final head has been passed on
+        self.answer: ResponseHead | None = None  # that head; None: there was none, or it was made here
         self.first_byte = 0.0  # when that was
         self.status = 0
         self.flags = "-"
@@ -208,6 +211,7 @@ class Exchange:
     def respond(self, head: ResponseHead, body: bytes, done: bool, trailers: Sequence[bytes] = ()) -> None:
         """The final head, with what came of its body."""
         self.responding = True
+        self.answer = head
         self.first_byte = time.monotonic()
         self.status = head.status
         self.flags = "-"  # whatever earlier attempts met
@@ -226,6 +230,7 @@ class Exchange:
     def switch(self, head: ResponseHead, surplus: bytes) -> None:
         """101: the connection becomes a tunnel, and the exchange lasts as long as it."""
         self.responding = True
+        self.answer = head
         self.first_byte = time.monotonic()
         self.status = head.status
         self.flags = "-"

@@ -47,6 +47,7 @@ class ServerConnection:
         "_chunks",
         "_closing",
         "_keep_alive",
+        "_last",
         "_remaining",
         "_scanned",
         "_shared",
@@ -72,6 +73,7 @@ class ServerConnection:
         self._chunks: ChunkedReader | None = None  # of the request's body in chunks
         self._keep_alive = True
         self._chunked_out = False
+        self._last = False  # the response to the next request, or to that under way, is the last one
         self._closing = False  # the last response has been given: close once it is out
         self._advancing = False
 
@@ -207,7 +209,7 @@ class ServerConnection:
         self._scanned = 0
         stream = self.stream
         now = stream.reactor.now
-        self._keep_alive = head.keep_alive and not shared.draining
+        self._keep_alive = head.keep_alive and not (self._last or shared.draining)
         exchange = self.exchange = Exchange(self.path, self, head, now)
         shared.deadlines.set(self, now + shared.limits.stream_idle)
         length = head.length
@@ -462,6 +464,11 @@ class ServerConnection:
         shared = self._shared
         shared.connections.discard(self)
         shared.deadlines.forget(self)
+
+    def retire(self) -> None:
+        """Close after one more response."""
+        self._last = True
+        self._keep_alive = False
 
     def drain(self) -> None:
         """Close when nothing is under way."""

@@ -5,7 +5,7 @@ The client's stream waits, unread, until an endpoint has been reached; then both
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from hostproxy.enforce.retry import MAX_ATTEMPTS
@@ -23,9 +23,19 @@ if TYPE_CHECKING:
 Finished = Callable[[str, int, int], None]
 Objection = Callable[[], str]
 
-# Why tunnels end that could go on: the policy has changed, or one end's certificate has been barred.
+# Why tunnels end that could go on: the policy has changed, one end has been barred, or the root over its certificate is
+# trusted no longer.
 POLICY = "policy"
 DENIED = "denied"
+UNTRUSTED = "untrusted"
+
+
+def unsuspicious(stream: Stream) -> str:
+    """Why a stream may not stay open, DENIED or UNTRUSTED; empty: it may. This one knows nobody."""
+    return ""
+
+
+Suspicion = Callable[["Stream"], str]
 
 
 class Joint(NamedTuple):
@@ -49,12 +59,13 @@ class Reporter(Protocol):
 class Joiner:
     """Joins streams, and knows the joints, so that a drain can wait for them and end them."""
 
-    __slots__ = ("_deadlines", "_denied", "_pipes", "joints", "limits")
+    __slots__ = ("_deadlines", "_pipes", "_suspicion", "joints", "limits")
 
-    def __init__(self, limits: Limits, deadlines: Deadlines) -> None:
+    def __init__(self, limits: Limits, deadlines: Deadlines, suspicion: Suspicion = unsuspicious) -> None:
+        """``suspicion`` is asked of streams that are to be joined."""
         self.limits = limits
         self._deadlines = deadlines
-        self._denied: Set[str] = frozenset()
+        self._suspicion = suspicion
         self._pipes = Pipes()
         self.joints: dict[Relay | SpliceRelay, Joint] = {}
 
@@ -88,22 +99,21 @@ class Joiner:
             relay = joint = Relay(first, second, self._deadlines, idle, over)
             self.joints[joint] = Joint(first, second, objection)
             relay.begin(ahead, behind)
-        self._ask(joint)  # the policy may have changed since it was decided on
+        self._ask(joint, self._suspicion)  # what it was decided by may have changed since
 
-    def revise(self, denied: Set[str]) -> None:
-        """Ask again of every joint whether it may go on; none may whose peer is one of ``denied``, SPIFFE IDs."""
-        self._denied = denied
-        for joint in list(self.joints):
-            self._ask(joint)
+    def revise(self, suspicion: Suspicion) -> int:
+        """Ask again of every joint whether it may go on; how many may not for ``suspicion`` of one of its ends."""
+        return sum(self._ask(joint, suspicion) for joint in list(self.joints))
 
-    def _ask(self, relay: Relay | SpliceRelay) -> None:
+    def _ask(self, relay: Relay | SpliceRelay, suspicion: Suspicion) -> bool:
         joint = self.joints.get(relay)
         if joint is None:
-            return  # it is over
-        if self._denied and not self._denied.isdisjoint(joint.first.peer | joint.second.peer):
-            relay.stop(DENIED)
-        elif joint.objection is not None and (reason := joint.objection()):
+            return False  # it is over
+        suspect = suspicion(joint.first) or suspicion(joint.second)
+        reason = suspect or (joint.objection() if joint.objection is not None else "")
+        if reason:
             relay.stop(reason)
+        return bool(suspect)
 
 
 class Tunnel:
@@ -180,10 +190,12 @@ class Tunnel:
         self._objection = objection
         self._attempt()
 
-    def revise(self, denied: Set[str]) -> None:
-        """Ask again whether it may go on; until it is joined, when the joiner asks."""
-        if not denied.isdisjoint(self.stream.peer) or (self._objection is not None and self._objection()):
+    def revise(self, suspicion: Suspicion) -> bool:
+        """Ask again whether it may go on, until it is joined; says whether it may not for ``suspicion``."""
+        suspect = bool(suspicion(self.stream))
+        if suspect or (self._objection is not None and self._objection()):
             self.refuse("UAEX")
+        return suspect
 
     def _attempt(self) -> None:
         destination = self._destination

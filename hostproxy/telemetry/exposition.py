@@ -70,6 +70,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     reload_successful: bool
     reload_success: float  # Unix seconds
     reloads: Mapping[str, int]  # by result
+    upgrades: Mapping[str, int] = {}  # by result
 
 
 class _Exposition:
@@ -171,6 +172,7 @@ def _host(facts: HostFacts) -> Iterator[Metric]:
         "config_last_reload_successful": [((), facts.reload_successful)],
         "config_last_reload_success_timestamp_seconds": [((), facts.reload_success)],
         "config_reloads_total": [((result,), count) for result, count in facts.reloads.items()],
+        "upgrades_total": [((result,), count) for result, count in facts.upgrades.items()],
         "build_info": [(facts.build, 1)],
     }
     for name, family in HOST.items():

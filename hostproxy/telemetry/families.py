@@ -81,6 +81,12 @@ EVENTS: dict[str, Family] = {
     "connections_refused_total": Family(
         "counter", ("reason",), "Times that accepting paused: [limits] connections reached, or no descriptors left."
     ),
+    "connections_cut_total": Family(
+        "counter",
+        ("reason",),
+        "Open connections that were ended because a peer was denied, or the root over its certificate not trusted"
+        " any more (untrusted).",
+    ),
     "caller_lookups_total": Family(
         "counter", ("result",), "Local connections whose caller the kernel was asked for: ok, or why it is nobody."
     ),
@@ -129,6 +135,7 @@ HOST: dict[str, Family] = {
     "config_last_reload_successful": Family("gauge", (), "1 when the last reload was taken, 0 when refused."),
     "config_last_reload_success_timestamp_seconds": Family("gauge", (), "When the last reload was taken."),
     "config_reloads_total": Family("counter", ("result",), "Reloads, the start included."),
+    "upgrades_total": Family("counter", ("result",), "Times that a successor was to take over, and how that went."),
     "build_info": Family("gauge", ("version", "python", "twisted"), "What runs; always 1."),
 }
 

@@ -58,6 +58,10 @@ class Totals:
         _add_counters(dead, last)
         self._dead = dead
 
+    def forget(self, worker: int) -> None:
+        """Drop what a process has counted: it is known under another number now."""
+        self._workers.pop(worker, None)
+
     def view(self) -> View:
         """The totals of now."""
         return View(dict(self._workers), self._dead)

@@ -108,6 +108,7 @@ def test_the_index_lists_the_paths(pages):
         "/discovery",
         "/why",
         "/snapshot",
+        "/traffic",
     }
 
 

@@ -73,7 +73,7 @@ def test_json_is_one_object_with_stable_keys(daemon, capsys):
     document = json.loads(capsys.readouterr().out)
     assert set(document) == {
         *("host", "version", "pid", "uptime_seconds", "ready", "reasons", "degraded", "workers", "listeners"),
-        *("services", "catalog", "discovery", "health", "policy", "certificates", "controller", "reloads"),
+        *("services", "catalog", "discovery", "health", "policy", "certificates", "controller", "reloads", "upgrades"),
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hostproxy.control import door as door_module
-from hostproxy.control.door import Door, Peer, door_path, knock, remove_door
+from hostproxy.control.door import Door, Peer, door_path, knock, remove_door, tidy, trial_path
 from tests.control.conftest import TurnedReactor
 
 
@@ -75,3 +75,15 @@ def test_a_door_that_a_process_of_the_same_number_left_is_replaced(reactor: Turn
 def test_no_directory_no_door(reactor: TurnedReactor, tmp_path: Path) -> None:
     with pytest.raises(OSError):
         Door(reactor, str(tmp_path / "missing"), door_module.socket.socket.close)
+
+
+def test_what_the_dead_left_is_taken_away(tmp_path: Path) -> None:
+    dead, living = 4194305, os.getpid()  # above the highest number that Linux gives
+    for pid in (dead, living):
+        Path(door_path(str(tmp_path), pid)).touch()
+        Path(trial_path(str(tmp_path), pid, 3)).touch()
+    (tmp_path / "worker-x.sock").touch()
+    tidy(str(tmp_path))
+    assert sorted(os.listdir(tmp_path)) == sorted(
+        [f"worker-{living}.sock", f"trial-{living}-3.sock", "worker-x.sock"]
+    )

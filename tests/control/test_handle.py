@@ -288,11 +288,23 @@ def test_draining(scene: Scene) -> None:
     scene.say(messages.Ready(1))
     scene.handle.drain(0.01)
     assert scene.heard() == [messages.Drain(0.01)]
-    scene.handle.tell(scene.target(9))
-    assert scene.heard() == [], "a worker that leaves was told news"
     scene.reactor.until(lambda: scene.process.signals, 3.0)
     assert scene.process.signals == [signal.SIGKILL]
     assert scene.handle.killed
+
+
+def test_one_that_leaves_is_told_who_may_use_what_it_has_open_and_listens_nowhere(scene: Scene) -> None:
+    scene.handle.tell(scene.target(1))
+    scene.say(messages.Ready(1))
+    scene.say(messages.Applied(1))
+    scene.heard()
+    scene.handle.drain(60.0)
+    scene.handle.tell(scene.target(2, listeners=(MESH, PROXY), denied=("spiffe://example.test/host/h2",)))
+    drain, news = scene.heard()
+    assert drain == messages.Drain(60.0)
+    assert news.snapshot.denied == ("spiffe://example.test/host/h2",)
+    scene.say(messages.Applied(2))
+    assert scene.heard() == []
 
 
 def test_a_worker_that_somebody_else_told_to_drain(scene: Scene) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hostproxy.control.listeners import CannotListen, Sockets, bind
+from hostproxy.control.passed import listening_address
 
 
 def free_address() -> str:
@@ -118,3 +119,72 @@ def test_a_socket_that_was_handed_over_is_not_bound_again() -> None:
     assert sockets.bind_new([address]) == []
     assert sockets[address] is first
     sockets.keep_only(())
+
+
+class Store:
+    """Keeps what it is told."""
+
+    there = True
+
+    def __init__(self) -> None:
+        self.kept: set[str] = set()
+
+    def store(self, address: str, sock: socket.socket) -> None:
+        self.kept.add(address)
+
+    def forget(self, address: str) -> None:
+        self.kept.discard(address)
+
+
+def test_a_socket_that_was_passed_is_used_and_a_stray_one_closed() -> None:
+    wanted, stray = bind(free_address()), bind(free_address())
+    addresses = [listening_address(sock) for sock in (wanted, stray)]
+    store = Store()
+    store.kept.add(addresses[1])  # from the last time
+    sockets = Sockets(store)
+    for address, sock in zip(addresses, (wanted, stray), strict=True):
+        sockets.offer(address, sock)
+    assert sockets.bind_new(addresses[:1]) == []
+    assert sockets[addresses[0]] is wanted
+    assert sockets.drop_passed() == addresses[1:]
+    assert stray.fileno() == -1
+    assert store.kept == set(addresses[:1])
+    sockets.keep_only(())
+    assert store.kept == set()
+
+
+def test_what_was_passed_and_handed_over_too_is_kept_once() -> None:
+    address = free_address()
+    sock, store = bind(address), Store()
+    sockets = Sockets(store)
+    sockets.offer(address, sock.dup())
+    sockets.adopt(address, sock)
+    assert sockets.bind_new([address]) == []
+    assert sockets.drop_passed() == []
+    assert store.kept == {address}
+    sockets.keep_only(())
+
+
+def test_what_was_passed_stays_when_another_cannot_be_bound() -> None:
+    passed = bind(free_address())
+    address = listening_address(passed)
+    taken = free_address()
+    sockets = Sockets()
+    sockets.offer(address, passed)
+    with bind(taken):
+        assert len(sockets.bind_new([address, taken])) == 1
+    assert sockets.bind_new([address]) == []
+    assert sockets[address] is passed
+    sockets.keep_only(())
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_leaving_leaves_the_path_to_whoever_keeps_the_socket(tmp_path: Path, there: bool) -> None:
+    path = tmp_path / "s"
+    store = Store()
+    store.there = there
+    sockets = Sockets(store)
+    assert sockets.bind_new([f"unix:{path}"]) == []
+    sockets.leave()
+    assert path.exists() == there
+    assert store.kept == {f"unix:{path}"}

@@ -11,6 +11,7 @@ from hostproxy.control import messages
 from hostproxy.control.messages import LATEST_WINS, WITH_DESCRIPTOR, Down, Up
 from hostproxy.mesh.rules import Rule
 from hostproxy.snapshot import Delta, Identity, Listener, Local
+from hostproxy.telemetry.tap import Filter
 from tests.control.test_handle import snapshot
 
 EXAMPLES: dict[type[messages.Message], messages.Message] = {
@@ -30,6 +31,8 @@ EXAMPLES: dict[type[messages.Message], messages.Message] = {
         messages.ReopenLogs(),
         messages.SetLogLevel("debug"),
         messages.Absent("payments", "Consul is away"),
+        messages.Watch(3, Filter(service="payments", path=b"/a", lowest=500, highest=599, slower=0.25), 60.0),
+        messages.Unwatch(3),
         messages.Ping(1),
         messages.HandOver(),
         messages.Ready(1),
@@ -38,6 +41,7 @@ EXAMPLES: dict[type[messages.Message], messages.Message] = {
         messages.Pong(1, 0.25),
         messages.Wanted("payments"),
         messages.Used(("payments", "stock")),
+        messages.Seen(3, b"{}\n", 7),
         messages.Draining(),
         messages.Drained(),
         messages.HandedOver(),

@@ -63,3 +63,22 @@ def test_a_link_in_the_place_of_the_lock_is_not_followed(tmp_path: Path) -> None
     with pytest.raises(Unusable):
         RuntimeDirectory(str(tmp_path))
     assert target.read_text() == "precious"
+
+
+def test_it_is_given_away_without_a_moment_in_between(tmp_path: Path) -> None:
+    first = RuntimeDirectory(str(tmp_path))
+    second = RuntimeDirectory.received(str(tmp_path), os.dup(first.lock))
+    first.give_up()
+    with pytest.raises(Unusable, match="another hostproxy"):
+        RuntimeDirectory(str(tmp_path))
+    second.release()
+    RuntimeDirectory(str(tmp_path)).release()
+
+
+def test_who_has_it_is_written_there(tmp_path: Path) -> None:
+    directory = RuntimeDirectory(str(tmp_path))
+    pid, version, code = (tmp_path / "hostproxy.lock").read_text().splitlines()
+    assert int(pid) == os.getpid()
+    assert version
+    assert Path(code, "supervisor.py").exists()
+    directory.release()

@@ -88,6 +88,10 @@ class FakeController:
 
     def tell(self, port: int, method: str, path: str, body: bytes) -> tuple[int, bytes]:
         """Bring something to a host on loopback. It waits: not in the reactor's thread."""
+        return self.tell_all(port, (method, path, body))[0]
+
+    def tell_all(self, port: int, *requests: tuple[str, str, bytes]) -> list[tuple[int, bytes]]:
+        """The same on one connection, until the host ends it."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.load_verify_locations(cadata="".join({*self.authority.roots, self.root}))
@@ -97,12 +101,20 @@ class FakeController:
             file.flush()
             context.load_cert_chain(file.name)
         connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=context)
+        connection.connect()
+        connection.auto_open = 0
+        answers: list[tuple[int, bytes]] = []
         try:
-            connection.request(method, path, body)
-            response = connection.getresponse()
-            return response.status, response.read()
+            for request in requests:
+                connection.request(*request)
+                response = connection.getresponse()
+                answers.append((response.status, response.read()))
+        except (OSError, http.client.HTTPException):
+            if not answers:
+                raise
         finally:
             connection.close()
+        return answers
 
     # Bundles
 

@@ -22,6 +22,7 @@ class Load:
     address: str
     clients: int = 4
     pause: float = 0.002  # seconds between two requests of a client
+    patience: float = 5.0  # seconds that a client waits
     done: int = 0
     failures: list[str] = field(default_factory=list)
     connections: int = 0
@@ -35,9 +36,9 @@ class Load:
         while not self._stop.is_set():
             try:
                 if sock is None:
-                    sock = connect(self.address)
+                    sock = connect(self.address, self.patience)
                     self.connections += 1
-                outcome = converse(sock, get(b"/load-%d-%d" % (number, count)))
+                outcome = converse(sock, get(b"/load-%d-%d" % (number, count)), timeout=self.patience)
             except OSError as error:
                 self._fail(f"client {number}: {error!r}")
                 sock = self._drop(sock)

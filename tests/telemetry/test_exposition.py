@@ -42,6 +42,7 @@ def host_facts(**changes):
         "reload_successful": False,
         "reload_success": 1.7e9,
         "reloads": {"success": 1, "refused": 3},
+        "upgrades": {"success": 4, "failed": 1},
     }
     return HostFacts(**{**values, **changes})
 

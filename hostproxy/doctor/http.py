@@ -1,0 +1,96 @@
+"""One question over HTTP, answered within a time or not at all."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any, NamedTuple
+
+SIZE = 16 * 1024 * 1024  # bytes of an answer
+
+
+class NoAnswer(Exception):
+    """Nothing came. The message says why."""
+
+
+class Answer(NamedTuple):
+    """What came."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    asked: float  # Unix seconds
+    seconds: float  # that it took
+
+    def json(self) -> Any:
+        """The body; None when it is no JSON."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def ask(
+    url: str,
+    path: str,
+    timeout: float,
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+    context: ssl.SSLContext | None = None,
+) -> Answer:
+    """GET a path, or POST ``body``, at ``http://``, ``https://`` or ``unix:``. Raises :class:`NoAnswer`."""
+    connection: http.client.HTTPConnection
+    scheme, _, rest = url.partition(":")
+    if scheme == "unix":
+        connection = _UnixConnection(rest, timeout)
+    else:
+        host, _, port = rest.removeprefix("//").rpartition(":")
+        if scheme == "https":
+            connection = http.client.HTTPSConnection(host.strip("[]"), int(port), timeout=timeout, context=context)
+        else:
+            connection = http.client.HTTPConnection(host.strip("[]"), int(port), timeout=timeout)
+    asked, start = time.time(), time.monotonic()
+    try:
+        connection.request("GET" if body is None else "POST", path, body, dict(headers or {}))
+        response = connection.getresponse()
+        content = response.read(SIZE + 1)
+        if len(content) > SIZE:
+            raise NoAnswer(f"the answer has more than {SIZE // (1024 * 1024)} MiB")
+    except TimeoutError:
+        raise NoAnswer(f"no answer within {timeout:.1f} s") from None
+    except ssl.SSLCertVerificationError as error:
+        raise NoAnswer(f"its certificate is refused: {error.verify_message}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise NoAnswer(getattr(error, "strerror", None) or str(error) or repr(error)) from None
+    finally:
+        connection.close()
+    found = {name.lower(): value for name, value in response.headers.items()}
+    return Answer(response.status, found, content, asked, time.monotonic() - start)
+
+
+def ahead(date: str, asked: float, seconds: float) -> float | None:
+    """How far the clock of who wrote a Date header is ahead of ours, 0.0 within what it can tell; None: no date."""
+    try:
+        theirs = parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError):
+        return None
+    # It was written at some time between the question and the answer, and cut to whole seconds.
+    earliest, latest = asked - 1.0, asked + seconds
+    return theirs - latest if theirs > latest else min(0.0, theirs - earliest)

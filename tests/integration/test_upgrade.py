@@ -1,0 +1,205 @@
+"""Successors that take over, and those that may not; restarts whose connections wait."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.manager import alive
+from tests.integration.host import eventually, fetch, free_port
+from tests.integration.load import Load
+from tests.integration.site_of_upgrades import SCRIPT, Site, listening
+
+# Releases that are no good, and what is said of them.
+SYNTAX = "#!{python}\nthis is no Python\n"
+CRASHING = SCRIPT.replace("import sys\n", "import sys\nfrom hostproxy import supervisor\n").replace(
+    "sys.exit(main",
+    "supervisor.pinned = lambda python: '/bin/false'\nsys.exit(main",
+)
+REFUSING = SCRIPT.replace("import sys\n", "import sys\nfrom hostproxy import config\n").replace(
+    "sys.exit(main",
+    "from hostproxy.mesh.document import Invalid, Problem\n"
+    "def load(path):\n    raise Invalid([Problem(path, 7, 1, 'limits.drain', 'has another form now')])\n"
+    "config.load = load\nsys.exit(main",
+)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("upgrades"), watchdog=4.0) as site:
+        for name, script in (("syntax", SYNTAX), ("crashing", CRASHING), ("refusing", REFUSING)):
+            site.release(name, script)
+        site.start()
+        yield site
+
+
+def test_upgrades_and_reloads_under_load(site: Site) -> None:
+    """No request fails, long sessions go on in the old workers, and counters are handed over."""
+    with site.sessions(), Load(site.addresses["web"]) as load:
+        for _ in range(2):
+            old = site.host.workers()
+            before = site.host.metric("requests_total")
+            site.upgrade()
+            load.more(100)
+            assert site.host.metric("requests_total") >= before
+            assert set(old) & set(site.host.workers()), "the sessions' worker is gone"
+            site.reload()
+    assert load.failures == []
+    status = site.host.ask_json("/status")
+    assert status["upgrades"]["succeeded"] == 2
+    assert status["reloads"]["succeeded"] == 3
+    assert status["pid"] == site.manager.main
+    assert site.host.metric("upgrades_total", "success") == 2
+    eventually(lambda: len(site.host.workers()) == 2, 10, "old workers stay although nothing is left to do")
+    assert site.manager.refused == []
+    steps = [message for _, message in site.manager.messages if "MAINPID" in message or "READY" in message]
+    assert [("MAINPID" in each, "READY" in each) for each in steps[:3]] == [(False, True), (True, False), (False, True)]
+
+
+def test_an_upgrade_and_another_one_asked_for_meanwhile(site: Site) -> None:
+    before = site.manager.main
+    command = [str(site.directory / "good" / "bin" / "hostproxy"), "upgrade", "-c", site.conf]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    outputs = [each.communicate(timeout=60)[0] for each in both]
+    assert [each.returncode for each in both] == [0, 0], outputs
+    eventually(lambda: not alive(before), 5)
+    assert site.manager.main != before
+
+
+@pytest.mark.parametrize(
+    ("release", "words"),
+    [
+        ("syntax", "SyntaxError"),
+        ("crashing", "its workers die"),
+        ("refusing", "has another form now"),
+    ],
+)
+def test_a_release_that_is_no_good(site: Site, release: str, words: str) -> None:
+    """The old one never stops, and says why."""
+    before, workers = site.manager.main, site.host.workers()
+    failed = site.host.ask_json("/status")["upgrades"]["failed"]
+    site.switch_code(release)
+    try:
+        with site.sessions(1), Load(site.addresses["web"]) as load:
+            done = site.command("upgrade")
+            load.more(50)
+    finally:
+        site.switch_code("good")
+    assert load.failures == []
+    assert done.returncode == 1
+    assert words in done.stderr
+    assert (site.manager.main, site.host.workers()) == (before, workers)
+    assert site.host.ask_json("/status")["upgrades"]["failed"] == failed + 1
+    assert site.host.metric("upgrades_total", "failed") == failed + 1
+    assert site.host.processes() == sorted([before, *workers])
+    assert not [name for name in os.listdir(site.host.directory / "run") if name.startswith("trial")]
+
+
+def test_a_reload_that_is_asked_for_during_an_upgrade_comes_after_it(site: Site) -> None:
+    before = site.manager.main
+    reloads = site.host.ask_json("/status")["reloads"]["succeeded"]
+    os.kill(before, signal.SIGUSR2)
+    os.kill(before, signal.SIGHUP)
+    eventually(lambda: site.manager.main != before, 30)
+    eventually(lambda: site.host.ask_json("/status")["reloads"]["succeeded"] == reloads + 1, 10)
+
+
+def test_the_watchdog_is_fed_while_every_worker_answers(site: Site) -> None:
+    """With WatchdogSec=4 every two seconds; not while one hangs, and again at once when it goes on."""
+    since = time.monotonic()
+    eventually(lambda: site.manager.said("WATCHDOG", since), 5)
+    worker = site.host.workers()[0]
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        time.sleep(4.5)  # two of silence, and a feeding that was due before
+        hungry = time.monotonic()
+        time.sleep(2.5)
+        assert site.manager.said("WATCHDOG", hungry) == []
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    eventually(lambda: site.manager.said("WATCHDOG", hungry), 5)
+
+
+def test_restarts_lose_no_waiting_connection(site: Site) -> None:
+    """Kept descriptors: who connects meanwhile waits, and is answered."""
+    assert any(name.startswith("listener-") for name in site.manager.stored)
+    with Load(site.addresses["web"], pause=0.01, patience=30) as load:
+        site.restart()
+        load.more(50)
+    assert load.failures == []
+    assert [line for _, line in site.manager.said("STOPPING")]
+
+
+def test_sockets_of_a_unit(tmp_path: Path) -> None:
+    """Those that conf.toml wants are used, by address; others are told of and closed."""
+    with Site(tmp_path) as site:
+        address, stray = site.addresses["web"], f"127.0.0.1:{free_port()}"
+        site.manager.units = {"first": listening(address), "second": listening(stray)}
+        site.start()
+        with Load(address, pause=0.01, patience=30) as load:
+            site.restart()
+            load.more(20)
+        assert load.failures == []
+        assert f"a socket for {stray} was passed to us" in site.host.output()
+        assert fetch(address).statuses == [200]
+        site.manager.stop()
+        assert os.listdir(site.host.directory / "run") == ["hostproxy.lock"]
+
+
+def test_a_reload_that_is_not_fit_is_not_even_asked_for(site: Site) -> None:
+    before = site.host.ask_json("/status")["reloads"]
+    good = Path(site.conf).read_text()
+    Path(site.conf).write_text(good + "\n[surprise]\n")
+    try:
+        done = site.command("reload", "--wait", "--upgrade")
+    finally:
+        Path(site.conf).write_text(good)
+    assert done.returncode == 1
+    assert "surprise" in done.stderr
+    assert site.host.ask_json("/status")["reloads"] == before
+
+
+def test_a_reload_that_the_daemon_refuses_says_why(site: Site) -> None:
+    """The file is fit, but this change takes a restart."""
+    good = Path(site.conf).read_text()
+    state = site.host.conf["host"]["state_directory"]
+    Path(site.conf).write_text(good.replace(state, state + "2"))
+    try:
+        done = site.command("reload", "--wait")
+    finally:
+        Path(site.conf).write_text(good)
+    assert done.returncode == 1
+    assert "host.state_directory: changes only with a restart" in done.stderr
+    site.reload()
+
+
+def test_reload_upgrades_only_where_the_code_is_another(site: Site) -> None:
+    """The code of this command is what runs; written otherwise into the lock's file, it is not."""
+    before = site.manager.main
+    done = site.command("reload", "--wait", "--upgrade")
+    assert (done.returncode, site.manager.main) == (0, before), done.stderr
+    lock = site.host.directory / "run" / "hostproxy.lock"
+    pid, version, code = lock.read_text().splitlines()
+    lock.write_text(f"{pid}\n{version}\n{code}-of-yesterday\n")
+    done = site.command("reload", "--wait", "--upgrade")
+    assert done.returncode == 0, done.stderr
+    eventually(lambda: site.manager.main != before, 5)
+    assert lock.read_text().splitlines() == [str(site.manager.main), version, code]
+
+
+def test_commands_without_a_daemon(tmp_path: Path, site: Site) -> None:
+    conf = tmp_path / "conf.toml"
+    text = Path(site.conf).read_text().replace(str(site.host.directory / "run"), str(tmp_path / "run"))
+    conf.write_text(text.replace(site.host.admin, f"127.0.0.1:{free_port()}"))
+    script = str(site.directory / "good" / "bin" / "hostproxy")
+    for words in (["upgrade"], ["reload"], ["reload", "--wait", "--upgrade"]):
+        command = [script, *words, "-c", str(conf)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        assert done.returncode == 3, (words, done.stderr)
+        assert done.stderr
