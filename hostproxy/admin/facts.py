@@ -10,7 +10,7 @@ import twisted
 
 from hostproxy.admin.services import healths
 from hostproxy.control.state import SupervisorState
-from hostproxy.telemetry.exposition import ConsulFacts, HostFacts, WorkerFacts
+from hostproxy.telemetry.exposition import ConsulFacts, ControllerFacts, HostFacts, WorkerFacts
 
 # Of what grows with the mesh and not with this host: destinations, and what is known of each.
 SERIES = 1000
@@ -33,6 +33,7 @@ def host_facts(state: SupervisorState, now: float) -> HostFacts:
         endpoints=_endpoints(state),
         confirmed=_confirmed(state),
         consul=_consul(state),
+        controller=_controller(state),
         catalog_age=max(0.0, now - loaded) if loaded else None,
         certificates={identity.uri: identity.not_after for identity in state.identities},
         health={key: result.healthy for key, result in state.health.items()},
@@ -78,6 +79,15 @@ def _most_important(every: Mapping[Key, tuple[int, object]]) -> tuple[Sequence[K
     if len(ordered) <= SERIES:
         return ordered, ()
     return ordered[: SERIES - 1], ordered[SERIES - 1 :]
+
+
+def _controller(state: SupervisorState) -> ControllerFacts | None:
+    steering = state.steering
+    if steering is None:
+        return None
+    return ControllerFacts(
+        last_contact=steering.last_contact, epoch=steering.epoch, generation=steering.generation
+    )
 
 
 def _consul(state: SupervisorState) -> ConsulFacts | None:

@@ -107,7 +107,6 @@ class AdminRequest(Request):
 
     channel: AdminChannel
     _gone = False
-    _stream: Stream | None = None
     _log = Logger()
 
     def process(self) -> None:
@@ -128,11 +127,9 @@ class AdminRequest(Request):
     def connectionLost(self, reason: Failure) -> None:
         self._gone = True
         super().connectionLost(reason)
-        if self._stream is not None:
-            self._stream.stopProducing()
 
     def finish(self) -> None:
-        if self._stream is not None and self.producer is not None:
+        if self.producer is not None:  # a stream that has come to its end
             self.unregisterProducer()
         super().finish()
 
@@ -152,7 +149,6 @@ class AdminRequest(Request):
         for name, value in _FIELDS:
             self.setHeader(name, value)
         if answer.stream is not None:
-            self._stream = answer.stream
             self.channel.setTimeout(None)
             self.registerProducer(answer.stream, True)
             answer.stream.begin(self)

@@ -54,6 +54,14 @@ class ConsulFacts(msgspec.Struct, frozen=True, kw_only=True):
     watches: int
 
 
+class ControllerFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """How a host stands with its controller."""
+
+    last_contact: float  # Unix seconds; 0: never
+    epoch: int
+    generation: int  # 0: no policy yet
+
+
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What only the supervisor knows, apart from the sums of the workers."""
 
@@ -62,6 +70,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: Mapping[str, Mapping[str, int]]  # by service and health
     confirmed: Mapping[tuple[str, str], float]  # by service and datacenter: Unix seconds, 0 for never
     consul: ConsulFacts | None  # None: the catalog is not Consul's
+    controller: ControllerFacts | None = None  # None: policy does not come from one
     catalog_age: float | None  # seconds; None: no catalog was read
     certificates: Mapping[str, float]  # SPIFFE identity -> Unix seconds of its end
     health: Mapping[tuple[str, str], bool]  # of instances here that are checked, by service and address
@@ -169,6 +178,7 @@ def _host(facts: HostFacts) -> Iterator[Metric]:
         "endpoint_set_age_seconds": [] if facts.catalog_age is None else [((), facts.catalog_age)],
         "certificate_not_after_timestamp_seconds": [((uri,), end) for uri, end in facts.certificates.items()],
         "source_problems": [((source,), count) for source, count in facts.problems.items()],
+        **_controller(facts.controller),
         "config_last_reload_successful": [((), facts.reload_successful)],
         "config_last_reload_success_timestamp_seconds": [((), facts.reload_success)],
         "config_reloads_total": [((result,), count) for result, count in facts.reloads.items()],
@@ -180,6 +190,14 @@ def _host(facts: HostFacts) -> Iterator[Metric]:
     consul = {} if facts.consul is None else _consul(facts.consul)
     for name, family in CONSUL.items():
         yield _plain(name, family, consul.get(name, ()))
+
+
+def _controller(facts: ControllerFacts | None) -> dict[str, Samples]:
+    return {
+        "controller_last_contact_timestamp_seconds": [] if facts is None else [((), facts.last_contact)],
+        "policy_epoch": [] if facts is None else [((), facts.epoch)],
+        "policy_generation": [] if facts is None else [((), facts.generation)],
+    }
 
 
 def _consul(facts: ConsulFacts) -> dict[str, Samples]:

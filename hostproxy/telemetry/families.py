@@ -132,6 +132,11 @@ HOST: dict[str, Family] = {
         ("source",),
         "Faults that keep the newest catalog, policy or certificates from use, or services from registration.",
     ),
+    "controller_last_contact_timestamp_seconds": Family(
+        "gauge", (), "When this host and its controller last heard of each other. 0: never."
+    ),
+    "policy_epoch": Family("gauge", (), "The epoch of the controller's policy in force."),
+    "policy_generation": Family("gauge", (), "The generation of the controller's policy in force. 0: none."),
     "config_last_reload_successful": Family("gauge", (), "1 when the last reload was taken, 0 when refused."),
     "config_last_reload_success_timestamp_seconds": Family("gauge", (), "When the last reload was taken."),
     "config_reloads_total": Family("counter", ("result",), "Reloads, the start included."),

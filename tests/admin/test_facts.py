@@ -9,7 +9,8 @@ from hostproxy.admin.facts import OTHER, host_facts
 from hostproxy.control.state import SourceState, WorkerState
 from hostproxy.discovery.knowledge import ServiceKnowledge
 from hostproxy.health import Result
-from hostproxy.telemetry.exposition import WorkerFacts
+from hostproxy.steering.state import SteeringState
+from hostproxy.telemetry.exposition import ControllerFacts, WorkerFacts
 from tests.admin.states import NOW, make_catalog, make_consul_state, make_state
 
 
@@ -27,6 +28,14 @@ def test_a_host_that_works():
     assert facts.problems == {"catalog": 0, "policy": 0, "certificates": 0, "registration": 0}
     assert (facts.reload_successful, facts.reload_success) == (True, NOW - 60.0)
     assert facts.reloads == {"success": 2, "refused": 1}
+
+
+
+def test_a_host_with_a_controller():
+    state = make_state()
+    assert host_facts(state, NOW).controller is None
+    state.steering = SteeringState(url="https://c.example:15008", last_contact=NOW - 5.0, epoch=2, generation=8)
+    assert host_facts(state, NOW).controller == ControllerFacts(last_contact=NOW - 5.0, epoch=2, generation=8)
 
 
 def test_a_host_that_has_just_started():

@@ -8,6 +8,7 @@ import time
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 
 from hostproxy.admin import tap as room
 from hostproxy.admin.http import Question
@@ -209,7 +210,21 @@ def read_until(sock, end):
     return received
 
 
-def test_over_a_socket(loop, served):
+@pytest.fixture
+def errors():
+    """What is logged as one."""
+    logged = []
+
+    def observe(event):
+        if event.get("log_failure") is not None or event.get("isError"):
+            logged.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    yield logged
+    globalLogPublisher.removeObserver(observe)
+
+
+def test_over_a_socket(loop, served, errors):
     taps, address = served
     with request(address, query="?duration=500ms") as sock:
         received = read_until(sock, b"\r\n0\r\n\r\n")
@@ -218,6 +233,7 @@ def test_over_a_socket(loop, served):
         assert b"application/x-ndjson" in received
         sock.sendall(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n")
         read_until(sock, b'"live": true')
+    assert errors == []
     assert taps.for_new() == []
 
 

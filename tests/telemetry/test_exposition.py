@@ -11,7 +11,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from hostproxy.telemetry import families
-from hostproxy.telemetry.exposition import ConsulFacts, HostFacts, WorkerFacts, render
+from hostproxy.telemetry.exposition import ConsulFacts, ControllerFacts, HostFacts, WorkerFacts, render
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.telemetry.totals import Totals
 
@@ -36,6 +36,7 @@ def host_facts(**changes):
         ),
         "health": {("cart", "127.0.0.1:9000"): True, ("cart", "127.0.0.1:9001"): False},
         "probes": {("cart", "healthy"): 9},
+        "controller": ControllerFacts(last_contact=1.4e9, epoch=2, generation=8),
         "catalog_age": 12.5,
         "certificates": {"spiffe://example.org/service/cart": 1.8e9},
         "problems": {"catalog": 0, "policy": 2, "certificates": 0},
@@ -185,6 +186,14 @@ def test_what_is_asked_of_consul():
 def test_without_consul_there_is_nothing_of_it():
     page = render(totals(), host_facts(consul=None), as_openmetrics=False)
     assert not [name for name, _ in samples(page) if name.startswith("hostproxy_consul_")]
+
+
+def test_what_comes_from_a_controller():
+    page = render(totals(), host_facts(), as_openmetrics=False)
+    assert value(page, "controller_last_contact_timestamp_seconds") == 1.4e9
+    assert (value(page, "policy_epoch"), value(page, "policy_generation")) == (2, 8)
+    page = render(totals(), host_facts(controller=None), as_openmetrics=False)
+    assert not [name for name, _ in samples(page) if name.startswith(("hostproxy_controller_", "hostproxy_policy_"))]
 
 
 def test_without_a_catalog_there_is_no_age_of_one():
