@@ -64,7 +64,7 @@ def test_nobody_waits() -> None:
     assert interval({"WATCHDOG_USEC": "5000000"}, 1) == 5.0
 
 
-@pytest.mark.parametrize(("of", "stays"), [(os.getpid(), False), (1, True)])
+@pytest.mark.parametrize(("of", "stays"), [(os.getpid(), False), (1, True)], ids=["ours", "another"])
 def test_a_successor_takes_it_over(of: int, stays: bool) -> None:
     environment = for_successor({"WATCHDOG_PID": str(of), "WATCHDOG_USEC": "1"}, os.getpid())
     assert ("WATCHDOG_PID" in environment) == stays
