@@ -16,6 +16,8 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.internet.main import installReactor
 from twisted.logger import eventAsText, globalLogBeginner
 
+from hostproxy.mesh import journal
+
 LEVELS = ("debug", "info", "warn", "error", "critical")
 
 _PR_SET_DUMPABLE = 4  # prctl(2)
@@ -49,8 +51,10 @@ def keep_memory_private() -> None:
 class Lines:
     """Log events as lines on stderr: time, level, room, message."""
 
-    def __init__(self, level: str) -> None:
+    def __init__(self, level: str, for_journal: bool = False) -> None:
+        """``for_journal``: each line says how bad it is, to systemd."""
         self._least = LEVELS.index(level)
+        self._for_journal = for_journal
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Write one; never raises."""
@@ -66,6 +70,8 @@ class Lines:
         now = event.get("log_time", time.time())
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
         line = f"{moment}.{int(now * 1000) % 1000:03d}Z hostproxy-controller[{os.getpid()}] {level} {room}: {text}\n"
+        if self._for_journal:
+            line = journal.marked(line, level)
         try:
             sys.stderr.write(line.encode("ascii", "backslashreplace").decode())
             sys.stderr.flush()
@@ -75,4 +81,5 @@ class Lines:
 
 def begin_logging(level: str) -> None:
     """Write what Twisted's loggers are given to stderr. Once per process."""
-    globalLogBeginner.beginLoggingTo([Lines(level)], redirectStandardIO=False)  # type: ignore[list-item]
+    lines = Lines(level, journal.reads(2))
+    globalLogBeginner.beginLoggingTo([lines], redirectStandardIO=False)  # type: ignore[list-item]

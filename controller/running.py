@@ -16,6 +16,7 @@ from controller.app import CannotStart, Controller
 from controller.config import Config
 from controller.notify import notify, reloading, watchdog
 from controller.process import begin_logging, install, keep_memory_private
+from hostproxy.mesh import journal
 
 STATUS = 30.0  # seconds between two lines about how it stands; the store is asked for each
 PATIENCE = 10.0  # seconds for what it says then
@@ -97,7 +98,7 @@ def run(config: Config) -> int:
 
     def fail(text: str) -> None:
         nonlocal status
-        sys.stderr.write(f"hostproxy-controller: {text}\n")
+        sys.stderr.write(journal.complaint(f"hostproxy-controller: {text}"))
         notify(f"STATUS={text}")
         status = 1
         end()

@@ -43,9 +43,10 @@ from hostproxy.control.showing import Showing
 from hostproxy.control.state import ReloadState
 from hostproxy.control.succession import Succession
 from hostproxy.control.takeover import TakeOver
-from hostproxy.control.upgrade import command_of_successor, pinned
+from hostproxy.control.upgrade import command_of_successor, detach
 from hostproxy.control.upgrades import Upgrades
 from hostproxy.control.watchdog import Watchdog
+from hostproxy.mesh import journal
 
 if TYPE_CHECKING:
     from twisted.python.failure import Failure
@@ -87,11 +88,8 @@ class Supervisor:
         self._load = load
         self._set_own_log_level = set_log_level
         self._now = now
-        self._python = pinned(sys.executable)
         self.manager = Manager(silent=predecessor is not None)
-        self.daemon = Daemon(
-            reactor, config, self, self._command, self._changed, self._open_admin, self.manager, now
-        )
+        self.daemon = Daemon(reactor, config, self, self._changed, self._open_admin, self.manager, now)
         self.daemon.log_level = LogLevel(reactor, config.log.level, self._set_log_level)
         self.state = self.daemon.state
         self.daemon.health.results.subscribe(self._checked)
@@ -156,9 +154,7 @@ class Supervisor:
         self._showing.start()
 
     def _drop_passed(self) -> None:
-        if not self.daemon.sources.usable:
-            return  # what conf.toml wants is bound once the first certificate and policy are there
-        for address in self.daemon.sockets.drop_passed():
+        for address in self.daemon.drop_passed():
             self.log.warn(
                 "a socket for {address} was passed to us, which nothing in {path} listens on: closed",
                 address=address,
@@ -187,19 +183,6 @@ class Supervisor:
         self.daemon.crew.forget()  # workers that were found go on as before
         self.daemon.directory.release(in_order=not self.daemon.directory.left_behind)
         self._reactor.stop()
-
-    def _command(self, place: int, descriptor: int) -> list[str]:
-        """The command line of a worker. -P: what lies in the current directory is not imported."""
-        return [
-            self._python,
-            "-P",
-            "-m",
-            "hostproxy.worker",
-            f"--place={place}",
-            f"--channel={descriptor}",
-            f"--directory={self._config.host.runtime_directory}",
-            f"--log-level={self.daemon.log_level.level}",
-        ]
 
     def failed(self, failure: Failure) -> None:
         """Starting raised what nobody expected."""
@@ -376,6 +359,7 @@ def run(config: Config, load: Callable[[str], Config], successor: tuple[int, int
 
     predecessor = None
     if successor is not None:
+        detach()
         channel, log = successor
         predecessor = socket.socket(fileno=channel)
         os.dup2(log, 2)  # what was printed before is told by the predecessor; what is logged from here on is ours
@@ -386,10 +370,11 @@ def run(config: Config, load: Callable[[str], Config], successor: tuple[int, int
     reactor = install()
     lines = logs.begin("supervisor", config.log.level)
     supervisor = Supervisor(reactor, config, load, lines.set_level, predecessor=predecessor, inherited=inherited)
+    supervisor.state.log_dropped = lambda: lines.lost
     problems = supervisor.prepare()
     if problems:
         for problem in problems:
-            sys.stderr.write(f"hostproxy: {problem}\n")
+            sys.stderr.write(journal.complaint(f"hostproxy: {problem}"))
         return 1
 
     def on_signal(number: signal.Signals, action: Callable[[], None]) -> None:

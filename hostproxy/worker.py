@@ -413,6 +413,15 @@ def main(arguments: list[str] | None = None) -> int:
     from hostproxy.traffic import Traffic
 
     metrics = WorkerMetrics()
+    counted = 0
+
+    def count_dropped(metrics: WorkerMetrics) -> None:
+        nonlocal counted
+        if lines.lost > counted:
+            metrics.count("daemon_log_dropped_total", ("worker",), lines.lost - counted)
+            counted = lines.lost
+
+    metrics.on_export(count_dropped)
 
     def open_access_log(wanted: AccessLog) -> AccessLogWriter:
         writer = AccessLogWriter(wanted.path, wanted.sample, random.random, time.time)

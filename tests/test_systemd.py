@@ -116,6 +116,18 @@ def test_files_and_directories_are_the_defaults() -> None:
     assert controller_run.DEFAULT_PATH in one(unit, "ExecStart").split()
 
 
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_they_notify_of_is_heard(name: str) -> None:
+    unit = read(name)
+    assert (one(unit, "Type"), one(unit, "NotifyAccess")) == ("notify", "main")
+    assert int(one(unit, "WatchdogSec")) >= 30
+
+
+def test_accepting_never_waits() -> None:
+    """systemd sets that anew at each start, also for those who are left from the last one."""
+    assert one(read("hostproxy.service"), "NonBlocking") == "yes"
+
+
 def test_a_stop_has_the_time_to_drain() -> None:
     unit = read("hostproxy.service")
     assert int(one(unit, "TimeoutStopSec")) >= Limits().drain + 10

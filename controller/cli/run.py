@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from controller import config
+from hostproxy.mesh import journal
 from hostproxy.mesh.document import Invalid
 
 DEFAULT_PATH = "/etc/hostproxy-controller/controller.toml"
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
         loaded = config.load(arguments.config)
     except Invalid as invalid:
         for problem in invalid.problems:
-            sys.stderr.write(f"{problem}\n")
+            sys.stderr.write(journal.complaint(str(problem)))
         return 1
     from controller import running  # with Twisted, which no other command needs
 

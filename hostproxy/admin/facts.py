@@ -48,6 +48,7 @@ def host_facts(state: SupervisorState, now: float) -> HostFacts:
         reload_success=state.reloads.last_success,
         reloads={"success": state.reloads.succeeded, "refused": state.reloads.refused},
         upgrades={"success": state.upgrades.succeeded, "failed": state.upgrades.failed},
+        log_dropped=state.log_dropped(),
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from hostproxy import config
+from hostproxy.mesh import journal
 from hostproxy.mesh.document import Invalid
 
 DEFAULT_PATH = "/etc/hostproxy/conf.toml"
@@ -24,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
         loaded = config.load(arguments.config)
     except Invalid as invalid:
         for problem in invalid.problems:
-            sys.stderr.write(f"{problem}\n")
+            sys.stderr.write(journal.complaint(str(problem)))
         return 1
     from hostproxy import supervisor  # installs the reactor, which no other command needs
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import sys
 from collections.abc import Callable
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Protocol
@@ -18,12 +19,13 @@ from hostproxy.control.listeners import CannotListen, Sockets
 from hostproxy.control.reports import Reports
 from hostproxy.control.sources import Sources, catalog_name
 from hostproxy.control.state import SupervisorState
+from hostproxy.control.upgrade import pinned
 from hostproxy.health import LocalHealth
 from hostproxy.telemetry.totals import Totals
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from hostproxy.compile import Inputs
     from hostproxy.config import Config
@@ -54,13 +56,12 @@ class Daemon:
         reactor: MeshReactor,
         config: Config,
         owner: Owner,
-        command: Callable[[int, int], Sequence[str]],
         changed: Callable[[], None],
         open_admin: OpenAdmin,
         manager: Manager,
         now: Callable[[], float],
     ) -> None:
-        """``changed`` is called when a source has news, ``now`` is the wall clock; ``command``: see :class:`Crew`."""
+        """``changed`` is called when a source has news, ``now`` is the wall clock."""
         self.reactor = reactor
         self.config = config
         self.manager = manager
@@ -78,7 +79,7 @@ class Daemon:
         self.health = LocalHealth(reactor, config.services, now, random.random)
         self.keeper = kept_copy.Keeper(reactor, config.host.state_directory)
         self.sockets = Sockets(manager)
-        self.crew = Crew(reactor, command, config.host.runtime_directory, Reports(self, owner), now)
+        self.crew = Crew(reactor, self._command, config.host.runtime_directory, Reports(self, owner), now)
         self.log_level: LogLevel  # of all processes; the supervisor, who can change its own, makes it
         self.directory: RuntimeDirectory  # once it is ours
         self.admin: AdminPort | None = None
@@ -88,6 +89,20 @@ class Daemon:
         self.private: Callable[[Snapshot], Mapping[str, socket.socket]] | None = None
         self._changed = changed
         self._open_admin = open_admin
+        self._python = pinned(sys.executable)
+
+    def _command(self, place: int, descriptor: int) -> list[str]:
+        """The command line of a worker. -P: what lies in the current directory is not imported."""
+        return [
+            self._python,
+            "-P",
+            "-m",
+            "hostproxy.worker",
+            f"--place={place}",
+            f"--channel={descriptor}",
+            f"--directory={self.config.host.runtime_directory}",
+            f"--log-level={self.log_level.level}",
+        ]
 
     def make_sources(self, config: Config, anew: bool = False) -> Sources:
         """Sources of ``config``, which go on with what those in force have, unless they begin ``anew``."""
@@ -110,6 +125,11 @@ class Daemon:
     def addresses(config: Config, sources: Sources) -> list[str]:
         """What is to be bound with these, the admin address first."""
         return [config.admin.listen, *(each.address for each in listeners(config) if sources.usable)]
+
+    def drop_passed(self) -> list[str]:
+        """Close what this process was born with and does not listen on. Returns the addresses."""
+        # What conf.toml wants is bound once the first certificate and policy are there.
+        return self.sockets.drop_passed() if self.sources.usable else []
 
     def open_admin(self, config: Config) -> AdminPort:
         """Answer on the admin address, which is bound. Raises CannotListen."""

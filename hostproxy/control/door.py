@@ -63,11 +63,21 @@ def trial_path(directory: str, pid: int, number: int) -> str:
     return os.path.join(directory, f"trial-{pid}-{number}.sock")
 
 
+def lives(pid: int) -> bool:
+    """Whether there is such a process. One that has ended and was not waited for yet is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            content = file.read()
+    except OSError:
+        return False
+    return content[content.rindex(b")") + 2 :][:1] not in b"ZX"  # the name before may hold anything
+
+
 def tidy(directory: str) -> None:
     """Take away what processes that were killed left in the runtime directory."""
     for name in os.listdir(directory):
         match = _LEFT.fullmatch(name)
-        if match is not None and not os.path.exists(f"/proc/{match[1]}"):
+        if match is not None and not lives(int(match[1])):
             try:
                 os.unlink(os.path.join(directory, name))
             except OSError:

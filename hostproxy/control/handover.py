@@ -35,6 +35,7 @@ class Hello(Note, frozen=True):
 
     protocol: int = PROTOCOL
     software: str = ""
+    pid: int = 0  # of who speaks; 0: it is the process that was started
 
 
 class Failed(Note, frozen=True):

@@ -110,8 +110,8 @@ class Sockets:
         return frozenset(self._sockets)
 
     def items(self) -> list[tuple[str, socket.socket]]:
-        """All of them."""
-        return list(self._sockets.items())
+        """All of them, and those that may be wanted yet."""
+        return [*self._sockets.items(), *self._passed.items()]
 
     def adopt(self, address: str, sock: socket.socket) -> None:
         """Keep ``sock``, which a worker handed over; a second one for the same address is closed."""

@@ -16,6 +16,8 @@ from typing import Any
 
 from twisted.logger import eventAsText, globalLogBeginner
 
+from hostproxy.mesh import journal
+
 # The kernel writes this many bytes to a pipe whole or not at all (pipe(7)), so lines of processes never mix.
 PIECE = select.PIPE_BUF
 
@@ -66,8 +68,12 @@ class Lines:
         level: str,
         write: Callable[[bytes], object],
         now: Callable[[], float] = time.time,
+        for_journal: bool = False,
     ) -> None:
+        """``for_journal``: each line says how bad it is, to systemd."""
         self.dropped = 0  # lines that did not fit since the last that did
+        self.lost = 0  # that did not fit since the start
+        self._for_journal = for_journal
         self._process = process
         self._least = LEVELS.index(level)
         self._write = write
@@ -93,10 +99,13 @@ class Lines:
             self.dropped = 0
         if not self._put(now, level, room, text):
             self.dropped += 1
+            self.lost += 1
 
     def _put(self, now: float, level: str, room: str, text: str) -> bool:
         moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
         line = f"{moment}.{int(now * 1000) % 1000:03d}Z {self._process} {level} {room}: {text}\n"
+        if self._for_journal:
+            line = journal.marked(line, level)
         data = line.encode("utf-8", "backslashreplace")
         try:
             for start in range(0, len(data), PIECE):
@@ -108,6 +117,6 @@ class Lines:
 
 def begin(process: str, level: str) -> Lines:
     """Write what Twisted's loggers are given to stderr, as ``process`` ("worker-0"). Once per process."""
-    lines = Lines(f"{process}[{os.getpid()}]", level, nonblocking_writer(2))
+    lines = Lines(f"{process}[{os.getpid()}]", level, nonblocking_writer(2), for_journal=journal.reads(2))
     globalLogBeginner.beginLoggingTo([lines], redirectStandardIO=False)  # type: ignore[list-item]
     return lines

@@ -47,18 +47,13 @@ class Process:
         pid: int,
         ended: Callable[[str], None],
         child: subprocess.Popen[bytes] | None = None,
-        group: bool = False,
     ) -> None:
-        """Watch ``pid``. Raises ProcessLookupError when it has gone already.
-
-        ``group``: it leads a process group, of which nothing is to outlive it.
-        """
+        """Watch ``pid``. Raises ProcessLookupError when it has gone already."""
         self.pid = pid
         self.running = True
         self._reactor = reactor
         self._ended = ended
         self._child = child
-        self._group = group
         self.fd = os.pidfd_open(pid)
         reactor.watch(self, READ)
 
@@ -93,7 +88,7 @@ class Process:
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        return cls(reactor, child.pid, ended, child, group is not None)
+        return cls(reactor, child.pid, ended, child)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens when the process has ended."""
@@ -102,14 +97,6 @@ class Process:
                 signal.pidfd_send_signal(self.fd, number)
             except ProcessLookupError:
                 pass  # its end is about to be reported
-
-    def kill_group(self) -> None:
-        """End it, with all that it started in its group."""
-        if self.running:
-            try:
-                os.killpg(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # nothing is left
 
     def forget(self) -> None:
         """Stop watching a process that lives on."""
@@ -121,8 +108,6 @@ class Process:
     def ready(self, events: int) -> None:
         """See :class:`hostproxy.net.reactor.Watched`: the process has ended."""
         status = None
-        if self._group:
-            self.kill_group()  # before it is waited for: until then nobody else can have its number
         if self._child is not None:
             status = self._child.wait()
         self._release()
@@ -137,6 +122,14 @@ class Process:
         os.close(self.fd)
         if self._child is not None and self._child.returncode is None:
             self._child.returncode = 0  # it outlives us on purpose: no warning about it
+
+
+def kill_group(group: int) -> None:
+    """End all of a process group. Nobody else can have its number while one of it lives."""
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # nothing is left
 
 
 def _describe(status: int | None) -> str:

@@ -7,7 +7,7 @@ which nobody may show.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
@@ -117,6 +117,7 @@ class SupervisorState(msgspec.Struct, kw_only=True):
     identities: tuple[IdentityState, ...] = ()
     reloads: ReloadState = msgspec.field(default_factory=ReloadState)
     upgrades: UpgradeState = msgspec.field(default_factory=UpgradeState)
+    log_dropped: Callable[[], int] = lambda: 0  # lines of this process' log that did not fit
     degraded: tuple[str, ...] = ()  # what does not work although traffic flows: "state_directory: ..."
     stopping: bool = False
 

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from hostproxy.control import handover, probe
 from hostproxy.control.channel import Channel
-from hostproxy.control.door import knock, trial_path
+from hostproxy.control.door import knock, lives, trial_path
 from hostproxy.control.listeners import bind
 from hostproxy.control.runtime import RuntimeDirectory
 from hostproxy.control.state import ReloadState, UpgradeState
@@ -68,7 +68,7 @@ class Succession:
         self._channel: Channel[handover.ToSuccessor] = Channel(
             daemon.reactor, sock, handover.ToSuccessor, self, with_descriptor=handover.WITH_DESCRIPTOR
         )
-        self._channel.send(handover.Hello(software=daemon.state.software))
+        self._channel.send(handover.Hello(software=daemon.state.software, pid=os.getpid()))
 
     # What the supervisor wants
 
@@ -200,7 +200,7 @@ class Succession:
         daemon = self._daemon
         daemon.manager.silent = False
         daemon.sockets.keep()
-        for address in daemon.sockets.drop_passed() if daemon.sources.usable else ():
+        for address in daemon.drop_passed():
             self.log.info("{address} is not listened on any more", address=address)
         self._owner.be_main(reload)
 
@@ -236,7 +236,7 @@ class Succession:
         deadline = self._reactor.seconds() + take.drain
         while missing and self._reactor.seconds() < deadline:
             await self._pause(KNOCK)
-            for pid in [pid for pid in missing if not _lives(pid)]:
+            for pid in [pid for pid in missing if not lives(pid)]:
                 totals.retire(-pid)
                 del missing[pid]
             for pid, sock in knock(self._daemon.config.host.runtime_directory, crew.pids):
@@ -250,9 +250,5 @@ class Succession:
                 del missing[pid]
         for pid in missing:
             totals.retire(-pid)
-
-
-def _lives(pid: int) -> bool:
-    return os.path.exists(f"/proc/{pid}")
 
 

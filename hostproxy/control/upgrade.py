@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from hostproxy.control import channel, handover
 from hostproxy.control.channel import Channel
 from hostproxy.control.door import tidy
-from hostproxy.control.process import Process
+from hostproxy.control.process import Process, kill_group
 from hostproxy.control.watchdog import for_successor
 from hostproxy.net.reactor import READ
 
@@ -45,6 +45,9 @@ QUIET = 2.0
 LOOK = 0.02
 # How much of what the successor printed is told again (bytes).
 PRINTED = 4000
+
+# How what was started ends when it has let go of the successor: see detach.
+DETACHED = "exit status 0"
 
 OPTION = "--successor="  # of hostproxy run
 
@@ -77,7 +80,8 @@ class Upgrade:
         self._command = command
         self._environment = environment
         self._reactor = daemon.reactor
-        self._process: Process | None = None
+        self._started: Process | None = None  # becomes the successor, or starts it and ends
+        self._process: Process | None = None  # the successor
         self._channel: Channel[handover.ToPredecessor] | None = None
         self._printed: Printed | None = None
         self._reason = ""
@@ -117,11 +121,11 @@ class Upgrade:
         self._printed = Printed(self._reactor, read, self.log)
         self._limit(TRIAL, f"it was not healthy within {TRIAL:g} s")
         try:
-            self._process = Process.spawn(
+            self._started = Process.spawn(
                 self._reactor,
                 command,
                 [theirs.fileno(), log],
-                self._ended,
+                self._started_ended,
                 output=write,
                 environment=for_successor(self._environment, os.getpid()),
                 group=0,
@@ -133,7 +137,7 @@ class Upgrade:
             theirs.close()
             os.close(write)
             os.close(log)
-        self.log.info("upgrading: {command} is on trial as process {pid}", command=" ".join(command), pid=self.pid)
+        self.log.info("upgrading: {command} is on trial", command=" ".join(command))
 
     def _limit(self, seconds: float, reason: str) -> None:
         self._unlimit()
@@ -154,10 +158,20 @@ class Upgrade:
         self._unlimit()
         if self._channel is not None:
             self._channel.close()
-        if self._process is not None and self._process.running:
-            self._process.kill_group()
-        else:
+        if self._started is not None:
+            kill_group(self._started.pid)
+        running = self._process or self._started
+        if running is None or not running.running:
             self._reactor.callLater(0, self._tell)
+
+    def _started_ended(self, how: str) -> None:
+        """What was started has."""
+        assert self._channel is not None
+        if not self._failed and self._channel.open:
+            self._channel.ready(READ)  # it may have greeted, or said why not
+        waited_for = self._process is None and not self._failed and how == DETACHED and self._channel.open
+        if not waited_for and self._process in (None, self._started):
+            self._ended(how)
 
     def _ended(self, how: str) -> None:
         """The successor has."""
@@ -169,6 +183,8 @@ class Upgrade:
             self._reason = f"the new supervisor ended: {how}"
             self._unlimit()
             self._channel.close()
+        assert self._started is not None
+        kill_group(self._started.pid)
         self._tell()
 
     def _tell(self) -> None:
@@ -188,9 +204,6 @@ class Upgrade:
     def channel_lost(self, reason: str) -> None:
         """Most often its end is about to be reported, with more to say."""
         if self.taken:
-            return
-        assert self._process is not None
-        if not self._process.running:
             return
         self._limit(1.0, f"its channel broke: {reason}")
 
@@ -218,6 +231,14 @@ class Upgrade:
             )
             return
         assert self._channel is not None
+        assert self._started is not None
+        try:
+            known = hello.pid in (0, self._started.pid)
+            self._process = self._started if known else Process(self._reactor, hello.pid, self._ended)
+        except ProcessLookupError:
+            self.fail("the new supervisor ended")
+            return
+        self.log.info("the new supervisor is process {pid}", pid=self.pid)
         for address, sock in self._daemon.sockets.items():
             self._channel.send(handover.Passed(address=address), sock.fileno())
         host = self._daemon.config.host
@@ -313,6 +334,15 @@ async def quiet(reactor: MeshReactor, busy: Callable[[], bool]) -> None:
         pause: Deferred[None] = Deferred()
         reactor.callLater(LOOK, pause.callback, None)
         await pause
+
+
+def detach() -> None:
+    """Go on in a child, whose parent is process 1 from now on: for a successor, before it has any threads.
+
+    The service manager waits only for its own children to end when it stops a service; others it kills at once.
+    """
+    if os.fork():
+        os._exit(0)
 
 
 def command_of_successor(arguments: Sequence[str], original: Sequence[str]) -> list[str]:

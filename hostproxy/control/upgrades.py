@@ -89,7 +89,7 @@ class Upgrades:
         if self._upgrade is not None:
             self._upgrade.fail("stopped at once")
 
-    def stop_successor(self, gone: Callable[[], object]) -> None:
+    def stop_successor(self, gone: Callable[[], None]) -> None:
         """It has taken over, and the stop is meant for it: wait until it has left, for a manager that waits for us."""
         assert self._upgrade is not None
         if self._successor is None:
@@ -100,7 +100,7 @@ class Upgrades:
                 return
         self._successor.signal(signal.SIGTERM)
 
-    def unless_stopping(self, leave: Callable[[], object]) -> None:
+    def unless_stopping(self, leave: Callable[[], None]) -> None:
         """Call it, unless a successor that was stopped is waited for."""
         if self._successor is None:
             leave()

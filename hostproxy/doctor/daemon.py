@@ -29,6 +29,7 @@ def examine(group: Group, around: Around) -> None:
         group.warn("problems", problem, "see hostproxy status")
     if not status["degraded"]:
         group.ok("problems", "none")
+    upgrade(group, status["upgrades"])
     _losses(group, around)
     _descriptors(group, around)
 
@@ -50,6 +51,19 @@ def _workers(group: Group, status: Document) -> None:
         group.warn("workers", found, "more [workers] count, or fewer programs on these cores")
     if not (bad or crashed or late):
         group.ok("workers", f"all {len(mine)} serve")
+
+
+def upgrade(group: Group, upgrades: Document) -> None:
+    """Look at how the last one went, as /status has it."""
+    if upgrades["problems"]:
+        reason = upgrades["problems"][0].partition("\n")[0]
+        fix = "put right what journalctl -u hostproxy says of it, or make current the old version again; then reload"
+        group.warn("upgrade", f"the last one failed, and the version before runs on: {reason}", fix)
+    elif upgrades["running"]:
+        group.ok("upgrade", "one is under way")
+    else:
+        done = upgrades["succeeded"]
+        group.ok("upgrade", f"{done} since the last restart, the last one went well" if done else "none yet")
 
 
 def _losses(group: Group, around: Around) -> None:

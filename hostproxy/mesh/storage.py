@@ -6,6 +6,7 @@ import os
 import pwd
 import shlex
 import stat
+from collections.abc import Mapping
 
 
 class Unusable(Exception):
@@ -20,7 +21,7 @@ def read(path: str, limit: int, private: bool = False, what: str = "a private ke
     """The content of a regular file of at most ``limit`` bytes; raises :class:`Unusable`.
 
     A ``private`` file is refused when anybody but its owner may read or write it, as OpenSSH refuses its
-    keys. Who the owner is does not matter.
+    keys. Who the owner is does not matter. A credential of systemd may be open to its group.
     """
     try:
         # Not blocking: opening a FIFO would wait for its writer.
@@ -30,7 +31,7 @@ def read(path: str, limit: int, private: bool = False, what: str = "a private ke
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise Unusable("is not a regular file")
-            if private and status.st_mode & 0o077:
+            if private and status.st_mode & (0o037 if is_credential(path) else 0o077):
                 mode = stat.S_IMODE(status.st_mode)
                 hint = f"chmod 600 {shlex.quote(path)}"
                 raise Unusable(f"is {what} open to others (mode {mode:04o})", hint)
@@ -75,6 +76,15 @@ def write(path: str, content: bytes, mode: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def is_credential(path: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether it is one of systemd.exec(5), which sees to it who may read it: root's, with an ACL for the service.
+
+    The mask of an ACL looks like the rights of a group.
+    """
+    directory = environment.get("CREDENTIALS_DIRECTORY", "")
+    return bool(directory) and os.path.realpath(path).startswith(os.path.realpath(directory) + "/")
 
 
 def _user() -> str:

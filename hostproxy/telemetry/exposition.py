@@ -80,6 +80,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     reload_success: float  # Unix seconds
     reloads: Mapping[str, int]  # by result
     upgrades: Mapping[str, int] = {}  # by result
+    log_dropped: int = 0  # lines of the supervisor's own log
 
 
 class _Exposition:
@@ -92,8 +93,9 @@ class _Exposition:
     def collect(self) -> Iterator[Metric]:
         yield from _requests(self._sums)
         yield from _tcp(self._sums)
+        own = {"daemon_log_dropped_total": [(("supervisor",), self._facts.log_dropped)]}
         for name, family in EVENTS.items():
-            yield _plain(name, family, self._sums.events.get(name, {}).items())
+            yield _plain(name, family, [*self._sums.events.get(name, {}).items(), *own.get(name, ())])
         for name, family in LEVELS.items():
             yield _plain(name, family, self._sums.levels.get(name, {}).items())
         yield from _host(self._facts)

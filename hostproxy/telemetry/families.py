@@ -94,6 +94,9 @@ EVENTS: dict[str, Family] = {
         "counter", ("reason",), "Messages of clients that were refused because they are no valid HTTP."
     ),
     "access_log_dropped_total": Family("counter", ("reason",), "Access log lines that were not written."),
+    "daemon_log_dropped_total": Family(
+        "counter", ("process",), "Lines of hostproxy's own log that were not written, as their reader was too slow."
+    ),
     "metrics_overflow_total": Family(
         "counter", ("family",), "Look-ups that met a full family and were counted under __overflow__."
     ),

@@ -15,7 +15,7 @@ import pytest
 
 from hostproxy.__main__ import main
 from hostproxy.cli import doctor
-from hostproxy.doctor import bypasses, configuration, examination, http, kernel, sockets
+from hostproxy.doctor import bypasses, configuration, daemon, examination, http, kernel, sockets
 from hostproxy.doctor.configuration import permits
 from hostproxy.doctor.findings import Around, Finding, Group, User, span
 from tests.integration.host import free_port
@@ -146,6 +146,24 @@ def test_what_hangs_is_left_behind_and_what_breaks_is_told(conf, monkeypatch):
         ("broken", "check", "warn"),
     ]
     assert "no such thing" in found[-1].found
+
+
+@pytest.mark.parametrize(
+    ("upgrades", "result", "words"),
+    [
+        ({"succeeded": 0, "running": False, "problems": []}, "ok", "none yet"),
+        ({"succeeded": 2, "running": False, "problems": []}, "ok", "2 since the last restart"),
+        ({"succeeded": 2, "running": True, "problems": []}, "ok", "under way"),
+        ({"succeeded": 2, "running": False, "problems": ["its workers die\nmore"]}, "warn", "runs on: its workers die"),
+    ],
+)
+def test_the_last_upgrade(upgrades, result, words):
+    group = Group("daemon")
+    daemon.upgrade(group, upgrades)
+    (finding,) = group.findings
+    assert (finding.check, finding.result) == ("upgrade", result)
+    assert words in finding.found
+    assert "more" not in finding.found
 
 
 def proc_with(tmp_path: Path, **files: str) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -87,3 +89,17 @@ def test_what_the_dead_left_is_taken_away(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == sorted(
         [f"worker-{living}.sock", f"trial-{living}-3.sock", "worker-x.sock"]
     )
+
+
+def test_what_is_left_of_processes_that_have_ended_is_taken_away(tmp_path: Path) -> None:
+    """Also of one that nobody has waited for yet."""
+    child = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    try:
+        kept = [f"worker-{os.getpid()}.sock", f"trial-{os.getpid()}-0.sock", "admin.sock", "hostproxy.lock"]
+        for name in (*kept, f"worker-{child.pid}.sock", f"trial-{child.pid}-3.sock", "trial-4194305-0.sock"):
+            (tmp_path / name).touch()
+        tidy(str(tmp_path))
+        assert sorted(os.listdir(tmp_path)) == sorted(kept)
+    finally:
+        child.wait()

@@ -92,6 +92,24 @@ def test_what_does_not_fit_is_counted_and_said(sink: Sink) -> None:
     assert lines.dropped == 0
 
 
+def test_the_journal_hears_how_bad_each_line_is(sink: Sink) -> None:
+    lines = Lines("p", "debug", sink.write, for_journal=True)
+    for level in LogLevel.iterconstants():
+        logger(lines).emit(level, "first\nsecond")
+    assert [line[:3] for line in sink.text.splitlines()] == [f"<{number}>" for number in (7, 7, 6, 6, 4, 4, 3, 3, 2, 2)]
+    assert sink.text.count(">    second") == 5
+
+
+def test_all_that_is_lost_is_counted(sink: Sink) -> None:
+    lines = Lines("p", "info", sink.write)
+    for _ in range(2):
+        sink.full = True
+        logger(lines).info("lost")
+        sink.full = False
+        logger(lines).info("back")
+    assert (lines.lost, lines.dropped) == (2, 0)
+
+
 @pytest.fixture(params=["pipe", "socket", "terminal", "file"])
 def ends(request: pytest.FixtureRequest, tmp_path: Any) -> Iterator[tuple[int, int]]:
     """(read, write) of something that stderr can be."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from twisted.logger import capturedLogs
 
 from hostproxy.control.passed import inherited, listening_address
 
@@ -58,6 +59,16 @@ def test_they_are_known_by_address_whatever_their_names(given: list[socket.socke
         assert not any(sock.get_inheritable() or sock.getblocking() for sock in found.values())
     finally:
         close(found)
+
+
+def test_one_that_blocks_is_told_of(given: list[socket.socket]) -> None:
+    """Workers of a supervisor that was killed would hang in accept() as soon as the next one is started."""
+    blocking, other = socket.create_server(("127.0.0.1", 0)), socket.create_server(("127.0.0.1", 0))
+    other.setblocking(False)
+    with capturedLogs() as logged:
+        close(inherited(give(given, blocking, other, names="blocking:other"), FIRST))
+    assert [event["name"] for event in logged] == ["blocking"]
+    assert "NonBlocking=yes" in logged[0]["log_format"]
 
 
 def test_those_of_another_process_are_left_alone(given: list[socket.socket]) -> None:

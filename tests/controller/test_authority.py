@@ -217,3 +217,17 @@ def test_somebody_elses_key_is_refused(authority: Authority, directory: Path) ->
     os.chown(directory / "issuing-1.key", 12345, 12345)
     with pytest.raises(Unusable, match="another user"):
         Authority.load(str(directory), PASSPHRASE)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_credential_may_be_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd gives those of newer releases to the service by an ACL, whose mask looks like rights of a group."""
+    path = tmp_path / "passphrase"
+    path.write_bytes(PASSPHRASE)
+    path.chmod(0o440)
+    os.chown(path, 12345, 12345)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert keys.passphrase_from(str(path)) == PASSPHRASE
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "other"))
+    with pytest.raises(Unusable, match="open to others"):
+        keys.passphrase_from(str(path))

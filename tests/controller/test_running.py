@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,3 +122,22 @@ def test_one_that_cannot_start_says_so(systemd: Systemd, tmp_path: Path) -> None
     assert "passphrase" in systemd.heard[-1]
     assert "READY=1" not in systemd.heard
     assert time.monotonic() - began < 20
+
+
+def test_one_that_fails_as_nobody_expected_ends(tmp_path: Path) -> None:
+    """And says how, in place of a process that serves nothing."""
+    directory = tmp_path / "c"
+    assert initialise(directory, free_port()).returncode == 0
+    code = (
+        "import sys\n"
+        "from controller import app, running\n"
+        "from controller.config import load\n"
+        "def break_(*_): raise LookupError('no such thing')\n"
+        "app.Listeners = break_\n"
+        "sys.exit(running.run(load(sys.argv[1])))\n"
+    )
+    command = [sys.executable, "-c", code, str(directory / "controller.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1, done.stderr
+    assert "hostproxy-controller: cannot start: LookupError: no such thing" in done.stderr
+    assert "break_" in done.stderr  # where

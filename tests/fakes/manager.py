@@ -51,8 +51,10 @@ class Manager:
         self.started: list[int] = []  # process ids: each leads a session
         self.messages: list[tuple[float, dict[str, str]]] = []
         self.refused: list[tuple[int, str]] = []
+        self.aliens: list[int] = []  # became the main process as a child of another: a stop would not wait for them
         self.stored: dict[str, list[int]] = {}
         self.units: dict[str, socket.socket] = {}  # of the socket unit, by name
+        self.nonblocking = False  # NonBlocking=
         self._path = str(directory / "notify")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
@@ -65,7 +67,11 @@ class Manager:
     # What it does
 
     def start(self) -> None:
-        """Start the service with everything that is kept for it."""
+        """Start the service with everything that is kept for it. What was started before has ended."""
+        if self.process is not None:
+            self.process.wait(5)
+        for sock in self.units.values():
+            sock.setblocking(not self.nonblocking)  # also for whoever has it open since the last start
         passed = [(name, sock.fileno()) for name, sock in self.units.items()]
         passed += [(name, each) for name, kept in self.stored.items() for each in kept]
         # High numbers: the starter must not overwrite one with another.
@@ -171,7 +177,9 @@ class Manager:
                 else:
                     kept.append(each)
         if "MAINPID" in message:
-            self.main = int(message["MAINPID"])
+            before, self.main = self.main, int(message["MAINPID"])
+            if parent(self.main) == before:
+                self.aliens.append(self.main)
         self.messages.append((time.monotonic(), message))
 
 
@@ -181,6 +189,14 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def parent(pid: int) -> int:
+    """Whose child it is; 0 when it has gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return 0
 
 
 def ended(pid: int, number: signal.Signals, timeout: float) -> None:

@@ -293,6 +293,8 @@ def test_systemd_knows_how_it_stands(site: Site) -> None:
         assert "ready: " in said
         assert not [line for line in said.splitlines() if " warn " in line or " error " in line or " critical " in line]
     assert show(site.one, "ActiveState", "hostproxy-controller") == "active"
+    assert show(site.one, "StatusText", "hostproxy-controller").startswith("leads, ")
+    assert show(site.one, "WatchdogTimestampMonotonic", "hostproxy-controller") != "0"
 
 
 def test_it_may_do_nothing_more_than_it_needs(site: Site) -> None:
@@ -434,7 +436,9 @@ def test_a_reload_upgrades(site: Site) -> None:
     with load(site) as failures, running(site.one, *site.as_cart("python3", "-c", DOWNLOAD)) as sizes:
         failed = switch(site, "broken")
         assert failed.returncode != 0
-        wait(lambda: "the upgrade failed" in site.journal(site.one) and "out of order" in site.journal(site.one))
+        errors = ["journalctl", "--no-pager", "-o", "cat", "-p", "err", "-u", "hostproxy"]
+        wait(lambda: "the upgrade failed" in site.one.run(*errors).stdout, site.one)
+        wait(lambda: "out of order" in site.journal(site.one), site.one)
         assert (show(site.one, "MainPID"), show(site.one, "ActiveState")) == (pid, "active")
         done = switch(site, "next")
         assert done.returncode == 0, site.journal(site.one)[-5000:]
@@ -450,7 +454,12 @@ def test_a_reload_upgrades(site: Site) -> None:
     back = switch(site, installation.VERSION)
     assert back.returncode == 0, site.journal(site.one)[-5000:]
     assert (show(site.one, "ActiveState"), show(site.one, "NRestarts")) == ("active", restarts)
-    assert show(site.one, "StatusText").startswith("serving 1 services, policy generation 1, consul ok")
+    # What is on disk serves until the controller has been heard.
+    wait(lambda: show(site.one, "StatusText").endswith("policy generation 1, consul ok"), site.one)
+    # Who has taken over is waited for as any other when it is stopped.
+    left = site.journal(site.one).count("deregistered hostproxy in Consul")
+    site.one.run("systemctl", "restart", "hostproxy")
+    assert site.journal(site.one).count("deregistered hostproxy in Consul") == left + 1
     assert site.reaches()
 
 

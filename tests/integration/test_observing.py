@@ -158,6 +158,20 @@ def test_a_pipe_that_is_closed_and_ctrl_c_end_it(pair: Pair) -> None:
     tap.process.stderr.close()
 
 
+def test_workers_that_are_started_meanwhile_are_watched_too(pair: Pair) -> None:
+    tap = Tap(pair.alpha, "--count", "1", "-o", "json")
+    before = pair.alpha.workers()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    eventually(
+        lambda: [worker["phase"] for worker in pair.alpha.ask_json("/workers")["workers"]] == ["serving"] * 2
+        and not set(before) & set(pair.alpha.workers()),
+        WAIT,
+    )
+    assert fetch(pair.address, "/later").statuses == [200]
+    assert [record["path"] for record in tap.records()] == ["/later"]
+
+
 def test_who_does_not_read_slows_nobody_and_is_told_what_he_missed(pair: Pair) -> None:
     stuck = Tap(pair.alpha, "--headers", "-o", "json", "--duration", "40s")
     reading = Tap(pair.alpha, "-o", "json", "--path", "/none", "--duration", "40s")

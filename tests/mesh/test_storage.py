@@ -62,3 +62,29 @@ def test_reading_has_a_limit(tmp_path):
     assert len(storage.read(str(path), 1024)) == 1024
     with pytest.raises(storage.Unusable, match="larger than 0 KiB"):
         storage.read(str(path), 1023)
+
+
+@pytest.mark.parametrize(
+    ("mode", "where", "usable"),
+    [
+        (0o400, "elsewhere", True),
+        (0o440, "elsewhere", False),
+        (0o440, "credentials", True),
+        (0o460, "credentials", False),
+        (0o444, "credentials", False),
+        (0o440, "credentials/../elsewhere", False),
+        (0o440, "credentials-of-another", False),
+    ],
+)
+def test_credentials_of_systemd_have_a_group(tmp_path, monkeypatch, mode, where, usable):
+    for name in ("elsewhere", "credentials", "credentials-of-another"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path / "credentials"))
+    path = tmp_path / where / "token"
+    path.write_text("secret")
+    path.chmod(mode)
+    if usable:
+        assert storage.read(str(path), 100, private=True) == b"secret"
+    else:
+        with pytest.raises(storage.Unusable, match="open to others"):
+            storage.read(str(path), 100, private=True)
