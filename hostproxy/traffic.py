@@ -15,7 +15,7 @@ from twisted.internet.task import LoopingCall
 from hostproxy.ending import Ending, Suspicions
 from hostproxy.exchange.caller import Caller
 from hostproxy.exchange.replies import Refusal, reply
-from hostproxy.exchange.server import ServerConnection
+from hostproxy.exchange.server import DRAIN_GRACE, ServerConnection
 from hostproxy.exchange.surroundings import Surroundings
 from hostproxy.exchange.tunnel import DENIED, POLICY, UNTRUSTED, Joiner, Tunnel
 from hostproxy.identity.workload import NO_SERVICE, Workloads
@@ -42,11 +42,6 @@ if TYPE_CHECKING:
     from hostproxy.telemetry.metrics import WorkerMetrics
     from hostproxy.telemetry.watches import Watches
     from hostproxy.upstream.destination import Destination
-
-# While draining, connections that stay unused this long are closed (seconds). Closing at once would cross with
-# requests that busy clients have already sent.
-DRAIN_GRACE = 0.5
-
 
 # Descriptors that a worker needs for itself: listeners, channel, logs, pipes of plain TCP.
 OWN_DESCRIPTORS = 64

@@ -137,6 +137,7 @@ class ClientConnection:
     def leave(self) -> Stream:
         """Requester: part with the stream, which becomes a tunnel's and stays a connection of its endpoint."""
         self.exchange = None
+        self.deadline = NEVER  # it may have been unused before, and still has its time from then
         return self.stream
 
     def close(self) -> None:

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from hostproxy.exchange.surroundings import Surroundings
     from hostproxy.upstream.destination import Destination
 
+# While draining, connections that stay unused this long are closed (seconds). Closing at once would cross with
+# requests that busy clients have already sent.
+DRAIN_GRACE = 0.5
+
 
 class ServerConnection:
     """One client's connection."""
@@ -360,7 +364,7 @@ class ServerConnection:
             return
         if not whole:
             self._part(linger=True)  # the rest of the request is not wanted any more
-        elif not self._keep_alive or self._shared.draining:
+        elif not self._keep_alive:
             self._part(linger=bool(self._buffer))  # what was sent ahead is not wanted either
         else:
             self._next()
@@ -369,7 +373,9 @@ class ServerConnection:
         """Between two requests: the second may be here already."""
         limits = self._shared.limits
         stream = self.stream
-        if not self._buffer:
+        if not self._buffer and self._shared.draining:
+            seconds = DRAIN_GRACE  # the response began before: its client may count on one more request
+        elif not self._buffer:
             seconds = limits.idle
         elif stream.backlog:
             seconds = limits.stream_idle

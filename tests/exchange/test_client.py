@@ -502,6 +502,24 @@ def test_an_upgrade_hands_both_streams_over_with_what_was_sent_ahead(proxy: Prox
     exchange.endpoint.open -= 1
 
 
+def test_a_tunnel_keeps_a_connection_that_was_unused_before(proxy: Proxy) -> None:
+    client = proxy.client()
+    origin = proxy.exchange(client)
+    client.send(UPGRADE)
+    origin.until(END)
+    origin.send(SWITCHING)
+    assert client.until(END).startswith(b"HTTP/1.1 101 ")
+    exchange = proxy.tunnels[0][2]
+    assert exchange.client is not None
+    stream = exchange.client.leave()
+    proxy.later(proxy.limits.upstream_idle + 1.0)
+    assert stream.fd >= 0
+    assert exchange.endpoint is not None
+    assert exchange.endpoint.open == 1
+    exchange.client = None
+    exchange.endpoint.open -= 1
+
+
 @pytest.mark.parametrize(
     ("request_", "answer"),
     [

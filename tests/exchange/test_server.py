@@ -445,6 +445,30 @@ def test_draining_answers_and_closes(proxy: Proxy) -> None:
     assert not proxy.surroundings.connections
 
 
+def test_who_was_told_that_the_connection_stays_may_send_another_request_while_draining(proxy: Proxy) -> None:
+    clients = [proxy.client(), proxy.client()]
+    origins = []
+    for client in clients:
+        client.send(GET)
+        origins.append(proxy.origin())
+        origins[-1].until(END)
+        origins[-1].send(OK[:-1])
+        assert b"Connection: close" not in client.until(END)
+        client.until(1)
+    proxy.surroundings.draining = True
+    for client, origin in zip(clients, origins, strict=True):
+        origin.send(OK[-1:])
+        assert client.until(1) == b"k"
+        assert client.nothing()
+    clients[0].send(GET)
+    origins[1].until(END)  # the connection that was used last
+    origins[1].send(OK)
+    assert b"\r\nConnection: close\r\n" in clients[0].all()
+    proxy.later(1.0)
+    assert clients[1].all() == b""
+    assert clients[1].end == "fin"
+
+
 def test_expelling_cuts_visibly(proxy: Proxy) -> None:
     client = proxy.client()
     client.send(GET)
