@@ -50,6 +50,12 @@ said = {"calls": 0, "failures": [], "lines": 0, "broken": ""}
 
 def call():
     kept = http.client.HTTPConnection(*proxy, timeout=30)
+
+    def failed(connection, error):
+        what = "kept" if connection is kept else "new"
+        said["failures"].append(f"{time.time() % 60:.3f} {what} {error!r}")
+        connection.close()
+
     while not done.is_set():
         for connection in (kept, http.client.HTTPConnection(*proxy, timeout=30)):
             try:
@@ -59,11 +65,9 @@ def call():
                 if answer.status != 200:
                     said["failures"].append(f"{answer.status} {answer.getheader('X-Hostproxy-Reason')}")
             except OSError as error:
-                said["failures"].append(f"{time.strftime('%X')} {error!r}")
-                connection.close()
+                failed(connection, error)
             except http.client.HTTPException as error:
-                said["failures"].append(f"{time.strftime('%X')} {error!r}")
-                connection.close()
+                failed(connection, error)
             said["calls"] += 1
             if connection is not kept:
                 connection.close()
