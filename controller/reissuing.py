@@ -66,6 +66,18 @@ class Reissuing:
         noted = await self.noted()
         return noted is not None and noted.version <= version and noted.digest == (await self._bundles.trust()).digest
 
+    async def untold(self) -> str:
+        """Why no generation tells hosts all that they have to know; "" when the noted one and those after it do."""
+        if self.problem:
+            return self.problem
+        noted = await self.noted()
+        if noted is None:
+            return "no policy has been applied yet, and hosts hear of it with the first"
+        self._bundles.trust_changed()
+        if noted.digest != (await self._bundles.trust()).digest:
+            return "the generation that tells hosts has not been made yet: the log of the leading controller says why"
+        return ""
+
     async def applied(self, generation: Generation) -> None:
         """A generation was applied for another reason: its bundles say what is true now."""
         self.problem = ""

@@ -17,6 +17,7 @@ from controller.api.parts import Parts
 from controller.authority.authority import fingerprint
 from controller.authority.keys import Unusable
 from controller.policy.generations import Version
+from controller.registry.hosts import Report
 
 SHOWN = 20  # hosts named in a refusal
 
@@ -26,6 +27,7 @@ async def status(parts: Parts, call: Call) -> Answer:
     authority = parts.authority
     roots = [x509.load_pem_x509_certificate(root.encode()) for root in authority.roots]
     noted = await parts.reissuing.noted()
+    behind, untold = await _behind(parts)
     document = {
         "trust_domain": authority.trust_domain,
         "fingerprint": authority.fingerprint,
@@ -44,8 +46,10 @@ async def status(parts: Parts, call: Call) -> Answer:
         "controller_certificate_ends": parts.leaf.ends.timestamp(),
         "signer": signing.name(parts.signing.current),
         "next_signer": signing.name(parts.signing.following) if parts.signing.following is not None else None,
-        "told_since": noted.version if noted is not None else None,
-        "behind": await _behind(parts),
+        "told_since": noted.version if noted is not None and not untold else None,
+        "behind": behind,
+        "untold": untold,
+        "problem": parts.reissuing.problem,
     }
     return answer(document)
 
@@ -132,25 +136,31 @@ async def _not_busy(parts: Parts) -> None:
 
 
 async def _all_have_heard(parts: Parts, call: Call) -> None:
-    behind = await _behind(parts)
+    behind, untold = await _behind(parts)
     if behind and not call.flag("force"):
+        because = f" ({untold})" if untold else ""
         raise No(
             409,
-            f"{len(behind)} hosts have not heard of it yet and would be lost: wait, or add ?force=true",
+            f"{len(behind)} hosts have not heard of it yet and would be lost{because}: wait, or add ?force=true",
             tuple(behind[:SHOWN]),
         )
 
 
-async def _behind(parts: Parts) -> list[str]:
-    """Hosts whose bundle does not say yet what bundles say now."""
+async def _behind(parts: Parts) -> tuple[list[str], str]:
+    """Hosts whose bundle does not say yet what bundles say now; and why nobody's does, "" when some may."""
+    untold = await parts.reissuing.untold()
     noted = await parts.reissuing.noted()
-    hosts = await parts.decider.hosts()
-    if noted is None:
-        return []
+    newest = await parts.generations.newest()
+    hosts = sorted(await parts.decider.hosts())
+    if untold or noted is None or newest is None:
+        return hosts, untold
     reports = await parts.registry.reports.all()
-    has = {
-        host: Version(found.report.epoch, found.report.generation)
-        for host, found in reports.items()
-        if found.report.confirmed
-    }
-    return sorted(host for host in hosts if has.get(host, Version(0, 0)) < noted.version)
+    since, until = noted.version, newest.version
+    return [host for host in hosts if not _heard(reports.get(host), since, until)], ""
+
+
+def _heard(report: Report | None, since: Version, until: Version) -> bool:
+    """Whether a host has one of these generations, as it was made here, and stays with it."""
+    if report is None or report.differs or not report.report.confirmed:
+        return False
+    return since <= Version(report.report.epoch, report.report.generation) <= until

@@ -37,6 +37,7 @@ async def status(parts: Parts, call: Call) -> Answer:
         "rollout": view.rollout,
         "hosts": counts,
         "problem": parts.reissuing.problem,
+        "catalog_problem": parts.registry.catalog_problem,
         "told_in_vain": len(parts.distribution.failures),
         "answers": {str(status): count for status, count in sorted(parts.answers.items())},
         "turned_away": parts.turned_away(),

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 
 from controller.cli import client, terminal
 from controller.cli.client import Client, Document, Refused
-from controller.cli.command import YES, Actions, perform
-from controller.cli.terminal import left, moment, pairs, shown, table
+from controller.cli.command import PARTLY, YES, Actions, perform
+from controller.cli.terminal import left, moment, pairs, say, shown, table
 
 NAMED = 10  # hosts in a message
 
@@ -41,7 +41,7 @@ def _rotate_issuing(arguments: argparse.Namespace) -> int:
 
 
 def _add_root(arguments: argparse.Namespace) -> int:
-    return show(arguments, client.connect(arguments).post("/v1/authority/roots"))
+    return announced(arguments, client.connect(arguments).post("/v1/authority/roots"))
 
 
 def _use_root(arguments: argparse.Namespace) -> int:
@@ -49,7 +49,7 @@ def _use_root(arguments: argparse.Namespace) -> int:
 
 
 def _drop_root(arguments: argparse.Namespace) -> int:
-    return show(arguments, forced(arguments, "DELETE", f"/v1/authority/roots/{arguments.number}"))
+    return announced(arguments, forced(arguments, "DELETE", f"/v1/authority/roots/{arguments.number}"))
 
 
 def forced(arguments: argparse.Namespace, method: str, path: str) -> Document:
@@ -71,6 +71,14 @@ def show(arguments: argparse.Namespace, answer: Document, lines: Lines | None = 
     else:
         terminal.write((lines or _lines)(answer))
     return YES
+
+
+def announced(arguments: argparse.Namespace, answer: Document, lines: Lines | None = None) -> int:
+    """Print how it stands after an act that hosts have to hear of, and whether they do."""
+    show(arguments, answer, lines)
+    if answer["problem"]:
+        say(f"hosts DO NOT HEAR OF IT: {shown(answer['problem'])}")
+    return PARTLY if answer["problem"] else YES
 
 
 def _lines(answer: Document) -> Iterable[str]:
@@ -101,10 +109,11 @@ def signing_rows(answer: Document) -> list[tuple[str, object]]:
     """What signs bundles, and who does not know yet what bundles say."""
     behind = answer["behind"]
     more = f" and {len(behind) - NAMED} more" if len(behind) > NAMED else ""
+    because = f"; {answer['untold']}" if answer["untold"] else ""
     return [
         ("signing key", answer["signer"]),
         ("next", answer["next_signer"] or "-"),
-        ("behind", f"{len(behind)} hosts: {shown(', '.join(behind[:NAMED]))}{more}" if behind else "no host"),
+        ("behind", f"{len(behind)} hosts: {', '.join(behind[:NAMED])}{more}{because}" if behind else "no host"),
     ]
 
 

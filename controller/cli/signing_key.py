@@ -11,9 +11,9 @@ import time
 from collections.abc import Iterable
 
 from controller.cli import client
-from controller.cli.authority import forced, show, signing_rows
+from controller.cli.authority import announced, forced, show, signing_rows
 from controller.cli.client import Client, Document
-from controller.cli.command import PARTLY, YES, Actions, perform
+from controller.cli.command import PARTLY, Actions, perform
 from controller.cli.terminal import pairs, say, shown
 
 PATIENCE = 120.0  # seconds
@@ -44,24 +44,26 @@ def _rotate(arguments: argparse.Namespace) -> int:
         answer = asked.post("/v1/signing/next")
         say(f"{shown(answer['next_signer'])} is announced")
     with asked.held():
-        behind = _wait(asked, answer, arguments.patience)
+        answer = _wait(asked, answer, arguments.patience)
+    behind = answer["behind"]
     if behind and not arguments.force:
         more = f" and {len(behind) - NAMED} more" if len(behind) > NAMED else ""
         say(f"{len(behind)} hosts do not know it yet: {shown(', '.join(behind[:NAMED]))}{more}")
+        if answer["untold"]:
+            say(f"hosts are not told: {shown(answer['untold'])}")
         say("the old key goes on signing: repeat the command when they are back, or forget them")
         show(arguments, answer, _lines)
         return PARTLY
-    show(arguments, forced(arguments, "POST", "/v1/signing/use"), _lines)
-    return YES
+    return announced(arguments, forced(arguments, "POST", "/v1/signing/use"), _lines)
 
 
-def _wait(asked: Client, answer: Document, patience: float) -> list[str]:
-    """Until every host knows the next key, or ``patience`` seconds are over; returns those that do not."""
+def _wait(asked: Client, answer: Document, patience: float) -> Document:
+    """Until every host knows the next key, nobody is told of it, or ``patience`` seconds are over; how it stands."""
     end = time.monotonic() + patience
-    while answer["behind"] and time.monotonic() < end:
+    while answer["behind"] and not answer["problem"] and time.monotonic() < end:
         time.sleep(PERIOD)
         answer = asked.get("/v1/authority")
-    return list(answer["behind"])
+    return answer
 
 
 def _lines(answer: Document) -> Iterable[str]:

@@ -24,7 +24,8 @@ def _status(arguments: argparse.Namespace) -> int:
         terminal.write_json(answer)
     else:
         terminal.write(_lines(answer))
-    return NO if answer["hosts"]["ERROR"] or answer["audit"]["failures"] or answer["problem"] else YES
+    problems = answer["audit"]["failures"] or answer["problem"] or answer["catalog_problem"]
+    return NO if answer["hosts"]["ERROR"] or problems else YES
 
 
 def _lines(answer: Document) -> Iterable[str]:
@@ -36,6 +37,8 @@ def _lines(answer: Document) -> Iterable[str]:
     failures = f", {audit['failures']} COULD NOT BE WRITTEN" if audit["failures"] else ""
     problem = f"hosts are not told what they have to know: {shown(answer['problem'])}"
     wrong = [("PROBLEM", problem)] if answer["problem"] else []
+    if answer["catalog_problem"]:
+        wrong.append(("PROBLEM", f"[registry.consul]: {shown(answer['catalog_problem'])}"))
     return pairs(
         [
             *wrong,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
+from hostproxy.enforce.authorise import is_ambiguous
 from hostproxy.mesh.bundle import BUNDLE_SIZE, FILES, file_name
 from hostproxy.mesh.document import POLICY_SIZE, Invalid, Problem, parse
 from hostproxy.mesh.policy import Policy, parse_files
@@ -35,7 +37,9 @@ def collect(directory: str) -> dict[str, bytes]:
         path = os.path.join(directory, name)
         try:
             file_name(name)
-            with open(path, "rb") as file:
+            with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise ValueError("is no regular file")  # reading a pipe would wait for ever
                 files[name] = file.read(MOST + 1)
         except ValueError as error:
             problems.append(Problem(path, 0, 0, "", str(error)))
@@ -99,28 +103,35 @@ def _shuts_nobody_out(policy: Policy, service: str) -> list[str]:
 def _never_reached(allow: tuple[Rule, ...], deny: tuple[Rule, ...]) -> list[str]:
     """Rules that decide nothing, because another covers every call that they match."""
     found = []
-    for rules in (allow, deny):
+    for rules, covers in ((allow, _allows_all), (deny, _denies_all)):
         for index, rule in enumerate(rules):
             # Of two that say the same, the later one is too much.
             by = next(
                 (
                     other
                     for place, other in enumerate(rules)
-                    if place != index and _covers(other, rule) and (place < index or not _covers(rule, other))
+                    if place != index and covers(other, rule) and (place < index or not covers(rule, other))
                 ),
                 None,
             )
             if by is not None:
                 found.append(f"{rule.source}: never decides: {by.source} covers all that it matches")
     for rule in allow:
-        by = next((other for other in deny if _covers(other, rule)), None)
+        by = next((other for other in deny if _denies_all(other, rule)), None)
         if by is not None:
             found.append(f"{rule.source}: never allows: {by.source} denies all that it matches")
     return found
 
 
-def _covers(wide: Rule, narrow: Rule) -> bool:
-    """Whether every call that ``narrow`` matches is matched by ``wide``. May miss some that are."""
+def _allows_all(wide: Rule, narrow: Rule) -> bool:
+    """Whether every call that ``narrow`` matches is matched by the allow rule ``wide``. May miss some that are."""
+    # A pattern of an allow rule matches no path that servers read in different ways: only one that says just that.
+    doubtful = [path for path in narrow.paths if is_ambiguous(path.encode())]
+    return _denies_all(wide, narrow) and (not wide.paths or set(doubtful) <= set(wide.paths))
+
+
+def _denies_all(wide: Rule, narrow: Rule) -> bool:
+    """The same of a deny rule, whose patterns match whatever begins like them."""
     if wide.audit:
         return False
     return (

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import msgspec
+from twisted.logger import Logger
 
 from controller.policy.generations import Version
-from controller.registry.records import Record, Refused, change, read, read_all
-from controller.store import Store
+from controller.registry.records import Record, Refused, change, decode, read, read_all
+from controller.store import Store, Unavailable
 from hostproxy.mesh import spiffe
 from hostproxy.mesh.messages import Figures, HostReport
 
@@ -101,8 +102,11 @@ class Hosts:
 class Reports:
     """The last report of each host: the newest here, and in the store when something in it changed."""
 
+    log = Logger()
+
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._unreadable: dict[str, int] = {}  # versions in the store that the log has told of
         self._latest: dict[str, Report] = {}
         self._stored: dict[str, Report] = {}
 
@@ -110,20 +114,35 @@ class Reports:
         """Keep one, of a host that has enrolled."""
         self._latest[host] = report
         stored = self._stored.get(host)
-        if stored is not None and _same(stored, report) and report.at - stored.at < REPORT_KEPT:
+        # Where the clock was set back, the stored one would be taken for the newer until it has caught up.
+        if stored is not None and _same(stored, report) and 0.0 <= report.at - stored.at < REPORT_KEPT:
             return
         await self._store.put(_REPORTS + host_name(host), msgspec.json.encode(report), None)
         self._stored[host] = report
 
     async def all(self) -> dict[str, Report]:
         """The newest of each host, those that other controllers took as well."""
-        found = await read_all(self._store, _REPORTS, Report)
+        found = await self._readable()
         for host, report in self._latest.items():
             if host in found and found[host].at < report.at:
                 found[host] = report
         # Hosts that were forgotten are not in the store.
         self._latest = {host: report for host, report in self._latest.items() if host in found}
         self._stored = {host: report for host, report in self._stored.items() if host in found}
+        return found
+
+    async def _readable(self) -> dict[str, Report]:
+        """Those in the store. What cannot be read is none: the host reports again, and all others count meanwhile."""
+        found, unreadable = {}, {}
+        for key, entry in (await self._store.list(_REPORTS)).items():
+            host = key.removeprefix(_REPORTS)
+            try:
+                found[host] = decode(key, entry, Report)
+            except Unavailable as error:
+                unreadable[host] = entry.version
+                if self._unreadable.get(host) != entry.version:
+                    self.log.error("{error}", error=error)
+        self._unreadable = unreadable
         return found
 
 

@@ -42,6 +42,11 @@ class Registry:
         self._trust_domain = trust_domain
         self._catalog = catalog
 
+    @property
+    def catalog_problem(self) -> str:
+        """Why the catalog cannot be asked or is not believed; "" when it is well, and where there is none."""
+        return self._catalog.problem if self._catalog is not None else ""
+
     async def invite(
         self, host: str, *, by: str, life: float = tokens.LIFE, reenrol: bool = False
     ) -> tuple[str, Token]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import msgspec
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from controller.batched import Batched
 from controller.policy.generations import Generation, Generations, Version
@@ -60,6 +61,7 @@ class Rollouts:
         self._view = Batched(self._look_up)
         self._last: View | None = None  # with what it has worked out
         self._read: tuple[int, Rollout] | None = None  # the record, by its version: it names every host
+        self._failing: tuple[Version, float] | None = None  # what cannot be judged, and since when
 
     # While leading
 
@@ -97,13 +99,30 @@ class Rollouts:
         running = True
         try:
             running = await self.step()
+            self._failing = None
         except (Unavailable, NotLeading) as error:
             self.log.warn("the rollout waits: {error}", error=error)
-        except Exception:
-            self.log.failure("looking at the rollout")
+        except Exception as error:
+            await self._cannot_judge(error)
         finally:
             self._looking = False
             self._schedule(TICK if running else ORPHAN)
+
+    async def _cannot_judge(self, error: Exception) -> None:
+        """What nobody thought of: never wait for it longer than for a host. Never fails."""
+        try:
+            rollout = await self._current()
+            version = rollout.version if rollout is not None else Version(0, 0)
+            if self._failing is None or self._failing[0] != version:
+                # A line a second would fill the disk.
+                self.log.failure("looking at the rollout", Failure(error))  # type: ignore[no-untyped-call]
+                self._failing = version, self._now()
+            since = self._now() - self._failing[1]
+            if rollout is not None and rollout.phase == "running" and since > rollout.plan.patience:
+                text = f"{type(error).__name__}: {error}"[:200]
+                await self._stop(rollout, f"it cannot be judged, since {since:.0f} s: {text}", "hostproxy-controller")
+        except Exception as another:
+            self.log.error("the rollout can be neither judged nor stopped: {error!r}", error=another)
 
     async def step(self) -> bool:
         """Look once, and do what is to be done. Returns whether a rollout is under way."""

@@ -48,6 +48,7 @@ class Reply(msgspec.Struct, frozen=True):
 
     status: int
     body: bytes
+    filtered: bool = False  # Consul says to have left out what the token may not see; older ones never do
 
 
 class TooLong(Unavailable):
@@ -97,14 +98,15 @@ class Client:
         *,
         timeout: float = TIMEOUT,
         limit: int = BODY,
+        token: str | None = None,
     ) -> Deferred[Reply]:
         """Ask; fails with :class:`Unavailable` when there is no whole answer of at most ``limit`` bytes in time.
 
         ``path`` and ``params`` are plain text, quoted here. A request is sent once: whether it had an effect is not
-        known when this fails. Cancelling the Deferred ends the connection.
+        known when this fails. Cancelling the Deferred ends the connection. ``token`` is sent instead of the usual one.
         """
         uri = quote(path, safe="/") + ("?" + urlencode(params) if params else "")
-        asking: Deferred[Reply] = Deferred.fromCoroutine(self._ask(method, uri, body, limit))
+        asking: Deferred[Reply] = Deferred.fromCoroutine(self._ask(method, uri, body, limit, token))
         self._asking.add(asking)
         asking.addTimeout(timeout, self._reactor)
         return asking.addBoth(self._answered, asking, timeout)
@@ -117,7 +119,7 @@ class Client:
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed
 
-    async def _ask(self, method: str, uri: str, body: bytes, limit: int) -> Reply:
+    async def _ask(self, method: str, uri: str, body: bytes, limit: int, token: str | None) -> Reply:
         if self._closed:
             raise Unavailable("the connection to Consul is closed")
         if len(self._asking) >= MOST_WAITING:
@@ -125,11 +127,12 @@ class Client:
         await self._turn.acquire()
         try:
             headers = Headers({b"User-Agent": [b"hostproxy-controller"]})
-            if token := self._token():
-                headers.addRawHeader(b"X-Consul-Token", token.encode("ascii"))
+            if shown := self._token() if token is None else token:
+                headers.addRawHeader(b"X-Consul-Token", shown.encode("ascii"))
             url = self._endpoint.url + uri.encode("ascii")
             response = await self._agent.request(method.encode(), url, headers, bodies.Body(body) if body else None)
-            return Reply(response.code, await bodies.read(response, limit))
+            filtered = response.headers.getRawHeaders(b"X-Consul-Results-Filtered-By-ACLs", [b""])[0] == b"true"
+            return Reply(response.code, await bodies.read(response, limit), filtered)
         finally:
             self._turn.release()
 

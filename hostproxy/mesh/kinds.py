@@ -224,10 +224,13 @@ class MapOf(Kind):
         if len(value) > self.most:
             findings.add(path, f"has {len(value)} keys, the most is {self.most}")
             return self.blank
-        items = {}
+        items: dict[str, Any] = {}
         for key, element in value.items():
             try:
-                items[self.name(key)] = self.item.convert(element)
+                name = self.name(key)
+                if name in items:
+                    findings.add((*path, key), f"says {name} twice")
+                items[name] = self.item.convert(element)
             except Wrong as wrong:
                 findings.add((*path, key), wrong.message, wrong.hint)
         return items

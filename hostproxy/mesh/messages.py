@@ -18,8 +18,10 @@ HostName = Annotated[str, msgspec.Meta(min_length=1, max_length=253)]  # it may 
 Word = Annotated[str, msgspec.Meta(max_length=128)]
 Line = Annotated[str, msgspec.Meta(max_length=1000)]
 Pem = Annotated[str, msgspec.Meta(min_length=1, max_length=PEM_SIZE)]
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(ge=0.0)]
+# Numbers have bounds, so that whoever reckons with what a host says gets no error for an answer.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.0, le=1e9)]
+Moment = Annotated[float, msgspec.Meta(ge=0.0, le=1e11)]  # Unix seconds
 
 # applied: the newest bundle is in force. refused: it was not taken, ``problems`` says why, the one before is in
 # force. reverted: it was in force, and was not confirmed in time. kept: none has come since the start, in force is
@@ -85,7 +87,7 @@ class HostReport(Message, frozen=True):
     problems: Annotated[tuple[Line, ...], msgspec.Meta(max_length=100)] = ()
     confirmed: bool = True  # false: the bundle in force waits for its confirmation
     expired: bool = False  # the bundle in force is older than its signature allows
-    certificates: dict[Name, float] = {}  # by service or "host": end of validity, Unix seconds
+    certificates: dict[Name, Moment] = {}  # by service or "host": end of validity, Unix seconds
     figures: Figures = Figures()
 
 

@@ -36,6 +36,8 @@ HANDSHAKE = 5  # seconds
 TIMEOUT = 30  # seconds for a whole request, and between two
 HEAD_SIZE = 16 * 1024
 HEADER_COUNT = 50
+QUIET = 60.0  # seconds between two lines in the log about refusals for one reason
+REASONS = 20  # that have lines of their own; all others share one
 JSON = b"application/json"
 
 # Answers a request: method, path, body.
@@ -117,10 +119,7 @@ class Channel(HTTPChannel):
         try:
             self._factory.check(self.transport.getHandle())
         except Wrong as wrong:
-            self._factory.refused += 1
-            self.log.warn(
-                "{peer} is not let in on [controller] listen: {why}", peer=self.transport.getPeer().host, why=str(wrong)
-            )
+            self._factory.refuse(self.transport.getPeer().host, str(wrong))
             self._refused = True
             self.transport.abortConnection()
             return False
@@ -138,6 +137,8 @@ class Channel(HTTPChannel):
     def allHeadersReceived(self) -> None:
         # Asked for each request: who came in may be denied since, or the root above him not trusted any more.
         if not self._let_in():
+            # The caller goes on with the body, if there is to be one.
+            self.length = None
             return
         if self.length is None:
             self._refuse(_LENGTH_REQUIRED)
@@ -174,6 +175,7 @@ class Channel(HTTPChannel):
 class Factory(ServerFactory):
     """Makes connections, and knows those that are open."""
 
+    log = Logger()
     noisy = False
 
     def __init__(self, reactor: Any, respond: Respond, check: Callable[[Any], None]) -> None:
@@ -181,8 +183,24 @@ class Factory(ServerFactory):
         self.reactor = reactor
         self.respond = respond
         self.refused = 0
+        self._said: dict[str, tuple[float, int]] = {}  # by reason: when the next line is due, and how many since
         self.check = check
         self.channels: dict[Channel, None] = {}
+
+    def refuse(self, peer: str, why: str) -> None:
+        """Somebody was not let in: a line in the log, and never one for each of thousands."""
+        self.refused += 1
+        now = self.reactor.seconds()
+        for known in [known for known, (due, unsaid) in self._said.items() if now >= due and not unsaid]:
+            del self._said[known]
+        reason = why if why in self._said or len(self._said) < REASONS else ""
+        due, unsaid = self._said.get(reason, (now, 0))
+        if now < due:
+            self._said[reason] = due, unsaid + 1
+            return
+        self._said[reason] = now + QUIET, 0
+        more = f" ({unsaid} more like it since the last such line)" if unsaid else ""
+        self.log.warn("{peer} is not let in on [controller] listen: {why}{more}", peer=peer, why=why, more=more)
 
     def make_room(self) -> bool:
         """Whether one more connection may be open; a stranger's is cut for it."""

@@ -11,6 +11,7 @@ from cryptography import x509
 from twisted.logger import globalLogPublisher
 
 from controller.api.callers import Peer
+from controller.store import Unavailable
 from hostproxy.mesh.bundle import Newest, Refused, open_bundle
 from tests.controller.conftest import DOMAIN, PASSPHRASE, POLICY, Scene, csr, first
 
@@ -212,6 +213,55 @@ def test_a_root_is_replaced_in_three_acts(scene: Scene) -> None:
     scene.expect(200, "DELETE", "/v1/authority/roots/1")
     assert [root["number"] for root in scene.expect(200, "GET", "/v1/authority")["roots"]] == [2]
     scene.expect(409, "DELETE", "/v1/authority/roots/1?force=true")
+
+
+def test_hosts_without_policy_have_heard_of_nothing(scene: Scene) -> None:
+    scene.host()
+    assert scene.expect(200, "POST", "/v1/authority/roots")["behind"] == ["web-1"]
+    refused = scene.expect(409, "POST", "/v1/authority/roots/2/use")
+    assert (refused["problems"], "no policy" in refused["error"]) == (["web-1"], True)
+    scene.expect(200, "POST", "/v1/signing/next")
+    assert scene.expect(409, "POST", "/v1/signing/use")["problems"] == ["web-1"]
+    scene.expect(200, "POST", "/v1/authority/roots/2/use?force=true")
+
+
+def test_nobody_has_heard_while_hosts_are_not_told(scene: Scene) -> None:
+    peer = scene.host()
+    scene.apply()
+    scene.report(peer, 1)
+    reissuing: Any = scene.parts.reissuing
+
+    async def restored(_: object) -> str:
+        return "the store was restored from a backup"
+
+    reissuing._behind = restored
+    added = scene.expect(200, "POST", "/v1/authority/roots")
+    assert (added["problem"], added["behind"]) == ("the store was restored from a backup", ["web-1"])
+    scene.report(peer, 9)  # what a later generation of the lost store said, nobody knows
+    refused = scene.expect(409, "POST", "/v1/authority/roots/2/use")
+    assert (refused["problems"], "from a backup" in refused["error"]) == (["web-1"], True)
+
+
+def test_nobody_has_heard_of_what_could_not_be_announced(scene: Scene) -> None:
+    peer = scene.host()
+    scene.apply()
+    scene.report(peer, 1)
+    reissuing: Any = scene.parts.reissuing
+    settled, looks = reissuing._behind, []
+
+    async def away(_: object) -> str:
+        looks.append(1)
+        raise Unavailable("the store does not answer")
+
+    reissuing._behind = away
+    scene.expect(503, "POST", "/v1/authority/roots")
+    assert scene.expect(409, "POST", "/v1/authority/roots/2/use")["problems"] == ["web-1"]
+    reissuing._behind = settled
+    scene.controller._take_care()
+    assert (len(looks), scene.expect(200, "GET", "/v1/authority")["behind"]) == (1, ["web-1"])
+    scene.clock.advance(2)
+    scene.report(peer, 2)
+    scene.expect(200, "POST", "/v1/authority/roots/2/use")
 
 
 def test_the_issuing_authority_is_replaced_at_once(scene: Scene) -> None:

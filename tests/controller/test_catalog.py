@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import capturedLogs
 
-from controller.registry.catalog import ACL_KEPT, KEPT, ConsulCatalog, Unknown
+from controller.registry.catalog import ACL_KEPT, KEPT, PROBLEM_KEPT, ConsulCatalog, Unknown
 from controller.store import Unavailable
 from controller.store.client import Address, Client, Reply
 from controller.store.token import TokenFile
 from hostproxy.mesh.messages import CertificateRequest, encode
-from tests.consul import Consul, running
+from tests.consul import MASTER, Consul, running
 from tests.controller.conftest import Scene, csr
 from tests.controller.stores import failure, result
 from tests.discovery.conftest import Loop, loop
@@ -96,7 +98,43 @@ def test_a_consul_without_acls_is_not_believed_unless_that_is_wanted(
         assert isinstance(refused, Unknown)
         assert "no ACLs" in str(refused)
         assert isinstance(failure(loop, opened(consul).names()), Unknown)
-        assert result(loop, opened(consul, without_acl=True).runs("payments", "web-1"))
+        catalog = opened(consul, without_acl=True)
+        assert result(loop, catalog.runs("payments", "web-1"))
+        assert not result(loop, catalog.runs("payments", "web-2"))
+        assert catalog.problem == ""
+
+
+def test_a_consul_that_lets_anybody_write_is_not_believed(loop: Loop, opened: Any, tmp_path: Path) -> None:
+    tokens = {"master": MASTER, "agent": MASTER, "default": MASTER}
+    allows = {"enabled": True, "default_policy": "allow", "tokens": tokens}
+    with running(tmp_path / "allows", name="web-1") as consul:
+        consul.stop()
+        consul.settings["acl"] = allows
+        consul.token = MASTER
+        consul.start()
+        consul.until(lambda: bool(consul.get("/v1/acl/token/self")), "no ACLs")
+        consul.register("payments", "10.0.0.1", 8080)
+        reads = consul.policy("reads", READ)
+        refused = failure(loop, opened(consul, reads).runs("payments", "web-1"))
+        assert isinstance(refused, Unknown)
+        assert "anybody may write the service payments" in str(refused)
+        assert result(loop, opened(consul, reads, without_acl=True).runs("payments", "web-1"))
+
+
+def test_a_token_without_rights_is_an_error_and_no_answer(loop: Loop, agent: Consul, opened: Any) -> None:
+    agent.register("seen", "10.0.0.1", 8080)
+    for name, rules in (
+        ("nothing", 'key "x" { policy = "read" }'),
+        ("services", 'service_prefix "" { policy = "read" }'),
+        ("nodes", 'node_prefix "" { policy = "read" }'),
+    ):
+        catalog = opened(agent, agent.policy(name, rules))
+        refused = failure(loop, catalog.runs("seen", "web-1"))
+        assert isinstance(refused, Unknown)
+        assert "may not read the" in str(refused)
+        assert catalog.problem
+    blind = opened(agent, agent.policy("none", 'key "x" { policy = "read" }'))
+    assert isinstance(failure(loop, blind.names()), Unknown)
 
 
 def test_an_unknown_token_is_an_error_and_no_answer(loop: Loop, agent: Consul, opened: Any) -> None:
@@ -112,11 +150,24 @@ class FakeClient:
         self.away = False
         self.nodes: list[str] = ["web-1"]
         self.asked: list[str] = []
+        self.anybody: set[str] = set()  # services that may be written without a token
+        self.unseen: set[str] = set()  # services and nodes that our token may not read
+        self.filtered = False
 
-    def request(self, method: str, path: str, params: object = None, **more: object) -> Deferred[Reply]:
+    def request(self, method: str, path: str, params: object = None, **more: Any) -> Deferred[Reply]:
         self.asked.append(path)
         if self.away:
             return fail(Unavailable("nobody listens there"))
+        if path == "/v1/internal/acl/authorize":
+            rights = json.loads(more["body"])
+            for right in rights:
+                own = right["Segment"] not in self.unseen and right["Access"] == "read"
+                right["Allow"] = right["Segment"] in self.anybody if more["token"] == "anonymous" else own
+            return succeed(Reply(200, json.dumps(rights).encode()))
+        if path == "/v1/catalog/services":
+            return succeed(Reply(200, b'{"payments": []}' if self.unseen else b'{"consul": [], "payments": []}'))
+        if path.rpartition("/")[2] in self.unseen:
+            return succeed(Reply(200, b"[]", self.filtered))
         rows = ",".join(f'{{"Node":"{node}"}}' for node in self.nodes)
         return succeed(Reply(200, f"[{rows}]".encode()))
 
@@ -162,16 +213,61 @@ def test_many_hosts_of_a_service_cost_one_question(time: Time) -> None:
     client.nodes = [f"web-{number}" for number in range(100)]
     catalog = ConsulCatalog(client, time, 600.0, False)
     assert all(now(catalog.runs("payments", f"web-{number}")) for number in range(100))
-    assert client.asked == ["/v1/acl/token/self", "/v1/catalog/service/payments"]
+    known = ["/v1/acl/token/self", "/v1/internal/acl/authorize", "/v1/catalog/service/payments"]
+    assert client.asked == known
     time.now += KEPT
     now(catalog.runs("payments", "web-1"))
-    assert len(client.asked) == 3
+    assert len(client.asked) == 4
     time.now += ACL_KEPT
     now(catalog.runs("payments", "web-1"))
-    assert client.asked.count("/v1/acl/token/self") == 2
+    assert [client.asked.count(path) for path in known[:2]] == [2, 2]
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+def test_a_token_that_lost_its_rights_is_like_an_outage(time: Time, filtered: bool) -> None:
+    client: Any = FakeClient()
+    client.filtered = filtered  # as newer ones say
+    catalog = ConsulCatalog(client, time, 600.0, False)
+    assert now(catalog.runs("payments", "web-1"))
+    client.unseen = {"payments"}
+    time.now += KEPT + 1
+    with capturedLogs() as logged:
+        assert now(catalog.runs("payments", "web-1"))
+        with pytest.raises(Unknown, match="may not read"):
+            now(catalog.runs("payments", "web-2"))
+    assert len(logged) == 1
+    assert "may not read" in catalog.problem
+    time.now += 601.0
+    with pytest.raises(Unknown, match="may not read"):
+        now(catalog.runs("payments", "web-1"))
+    client.unseen = set()
+    assert now(catalog.runs("payments", "web-1"))
+    assert catalog.problem == ""
+    time.now += KEPT + 1
+    client.unseen = {"web-3"}  # the node that the host would be
+    with pytest.raises(Unknown, match="node web-3"):
+        now(catalog.runs("payments", "web-3"))
+
+
+def test_a_service_that_anybody_may_write_is_not_believed(time: Time) -> None:
+    client: Any = FakeClient()
+    client.anybody = {"payments"}
+    client.nodes = ["web-1"]
+    catalog = ConsulCatalog(client, time, 600.0, False)
+    with pytest.raises(Unknown, match="anybody may write the service payments"):
+        now(catalog.runs("payments", "web-1"))
+    assert "payments" in catalog.problem
+    assert "/v1/catalog/service/payments" not in client.asked
+    assert now(catalog.runs("cart", "web-1"))
+    assert "payments" in catalog.problem  # still
+    time.now += PROBLEM_KEPT
+    assert catalog.problem == ""
+    assert now(ConsulCatalog(client, time, 600.0, True).runs("payments", "web-1"))
 
 
 class FakeCatalog:
+    problem = "Consul has no ACLs"
+
     def __init__(self) -> None:
         self.known: set[tuple[str, str]] = set()
         self.away = False
@@ -202,6 +298,7 @@ def test_a_host_gets_what_operators_or_the_catalog_say_and_nothing_else(scene: S
     assert certificate(scene, one, "cart")[0] == 403
     catalog.away = True
     assert certificate(scene, two, "cart")[0] == 200
+    assert scene.expect(200, "GET", "/v1/status")["catalog_problem"] == "Consul has no ACLs"
     status, answer = certificate(scene, one, "payments")
     assert (status, "nobody listens" in answer["error"]) == (503, False)
     assert "nobody listens" in scene.audit.lines[-1]["detail"]

@@ -283,11 +283,30 @@ def test_a_dry_run_applies_nothing(api: FakeApi, policy: str, capsys: Captured) 
     assert api.bodies("POST /v1/policy")[0]["dry_run"] is True
 
 
+# At a glance
+
+
+def test_a_catalog_that_is_not_believed_is_shown(api: FakeApi, capsys: Captured) -> None:
+    found = {
+        "name": "c", "version": "1", "started": 0.0, "now": 10.0, "leading": True, "leader": "c", "role": "admin",
+        "trust_domain": "a", "url": "https://c", "fingerprint": "ab", "generation": None, "rollout": None,
+        "hosts": {"SYNCED": 1, "ERROR": 0}, "problem": "", "catalog_problem": "", "told_in_vain": 0,
+        "certificate_ends": 100.0, "issuing_ends": 100.0, "audit": {"lines": 1, "failures": 0},
+    }
+    api.answers["GET /v1/status"] = 200, found
+    assert run(api, "status") == 0
+    assert "PROBLEM" not in capsys.readouterr().out
+    api.answers["GET /v1/status"] = 200, {**found, "catalog_problem": "Consul has no ACLs"}
+    assert run(api, "status") == 1
+    assert lines(capsys)[0] == "PROBLEM [registry.consul]: Consul has no ACLs"
+
+
 # Keys
 
 
-def keys(behind: list[str], next_signer: str | None = "bbbb") -> tuple[int, dict[str, Any]]:
-    return 200, {"signer": "aaaa", "next_signer": next_signer, "behind": behind}
+def keys(behind: list[str], next_signer: str | None = "bbbb", problem: str = "") -> tuple[int, dict[str, Any]]:
+    told = {"behind": behind, "untold": problem, "problem": problem}
+    return 200, {"signer": "aaaa", "next_signer": next_signer, **told}
 
 
 def test_the_next_signing_key_waits_for_every_host(api: FakeApi, capsys: Captured) -> None:
@@ -311,6 +330,21 @@ def test_hosts_that_are_away_keep_the_old_signing_key(api: FakeApi, capsys: Capt
     assert "1 hosts do not know it yet: db-1" in capsys.readouterr().err
     api.answers["POST /v1/signing/use?force=true"] = keys([], None)
     assert run(api, "signing-key", "rotate", "--patience", "10ms", "--force") == 0
+
+
+def test_what_no_host_is_told_is_said_at_once(api: FakeApi, capsys: Captured) -> None:
+    problem = "the store was restored from a backup"
+    api.answers["GET /v1/authority"] = keys([], None)
+    api.answers["POST /v1/signing/next"] = keys(["db-1"], problem=problem)
+    assert run(api, "signing-key", "rotate") == 4  # without waiting for two minutes
+    assert problem in capsys.readouterr().err
+    root = {"number": 1, "used": True, "ends": 1e9, "fingerprint": "ab"}
+    rest = {"roots": [root], "trust_domain": "a", "issuing": 1, "issuing_ends": 1e9}
+    found = {**keys(["db-1"], problem=problem)[1], **rest, "controller_certificate_ends": 1e9}
+    api.answers["POST /v1/authority/roots"] = 200, found
+    assert run(api, "authority", "add-root") == 4
+    captured = capsys.readouterr()
+    assert (f"1 hosts: db-1; {problem}" in captured.out, "DO NOT HEAR" in captured.err) == (True, True)
 
 
 def test_too_early_is_told_as_an_option(api: FakeApi, capsys: Captured) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,12 @@ def test_everything_wrong_with_the_files_is_said_at_once(tmp_path: Path) -> None
             collect(str(path))
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.toml")
+    with pytest.raises(Invalid, match=r"pipe\.toml: is no regular file"):
+        collect(str(tmp_path))
+
+
 def test_what_no_bundle_could_carry_is_refused_before(tmp_path: Path) -> None:
     (tmp_path / "a.toml").write_bytes(b"#" * (MOST + 1))
     with pytest.raises(Invalid, match="bundle"):
@@ -79,6 +86,11 @@ def test_unknown_services_are_named() -> None:
         ([rule("allow", methods='["GET"]'), rule("allow", paths='["/b"]')], 0),
         ([rule("allow", headers='{ "x-a" = "1" }'), rule("allow")], 1),
         ([rule("allow", headers='{ "x-a" = "1" }'), rule("allow", headers='{ "x-a" = "2" }')], 0),
+        ([rule("allow", paths='["/a//b"]'), rule("allow", paths='["/a*"]')], 0),
+        ([rule("allow", paths='["/a//b"]'), rule("allow", paths='["/a*", "/a//b"]')], 1),
+        ([rule("allow", paths='["/a//b"]'), rule("allow")], 1),
+        ([rule("deny", paths='["/a//b"]'), rule("deny", paths='["/a*"]')], 1),
+        ([rule("allow", paths='["/a//b"]'), rule("deny", paths='["/a*"]')], 1),
         ([rule("allow", audit="true"), rule("allow")], 1),  # what is audited is decided by the other
         ([rule("deny"), rule("allow", methods='["GET"]')], 1),
         ([rule("deny", methods='["GET"]'), rule("allow")], 0),
@@ -117,3 +129,17 @@ def test_the_difference_is_a_unified_diff() -> None:
     changed = [line for line in lines if line[:1] in "+-" and line[:2] not in ("++", "--")]
     assert changed == ["-two", "+three", "-x", "+z"]
     assert list(difference(after, after, ("a", "b"))) == []
+
+
+@pytest.mark.parametrize("fake", ["\u2028", "\u2029", "\x85", "\r", "\x0b", "\x0c", "\x1c"])
+def test_no_comment_can_fake_a_line_of_the_difference(fake: str) -> None:
+    before, after = {"a.toml": b"x\n"}, {"a.toml": f"# one{fake}[service.payments]\n".encode()}
+    assert list(difference(before, after, ("a", "b")))[3:] == ["-x", f"+# one{fake}[service.payments]"]
+
+
+def test_ends_of_lines_are_a_difference() -> None:
+    assert list(difference({}, {"a.toml": b""}, ("a", "b"))) == ["--- /dev/null", "+++ b/a.toml"]
+    missing = "\\ No newline at end of file"
+    assert list(difference({"a.toml": b"x\n"}, {"a.toml": b"x"}, ("a", "b")))[3:] == ["-x", "+x", missing]
+    assert list(difference({"a.toml": b"x\n"}, {"a.toml": b"x\r\n"}, ("a", "b")))[3:] == ["-x", "+x\r"]
+    assert list(difference({"a.toml": b"x"}, {"a.toml": b"y"}, ("a", "b")))[3:] == ["-x", missing, "+y", missing]

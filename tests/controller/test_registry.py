@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from twisted.logger import capturedLogs
 
 from controller.registry import denied, keys, services
 from controller.registry.denied import Denial
@@ -248,6 +249,24 @@ def test_reports_are_stored_when_something_changed_or_time_has_passed(mesh: Mesh
     for number, (at, generation) in enumerate(((131.0, 2), (431.0, 2)), 1):
         mesh.ask(reports.take("web-1", report(at, generation=generation)))
         assert memory.entries["reports/web-1"].version == version + number
+
+
+def test_a_report_after_the_clock_was_set_back_is_stored(mesh: Mesh, memory: MemoryStore) -> None:
+    reports = mesh.registry.reports
+    mesh.ask(reports.take("web-1", report(10_000.0, generation=1)))
+    mesh.ask(reports.take("web-1", report(100.0, generation=1)))
+    assert mesh.ask(reports.all())["web-1"].at == 100.0
+
+
+def test_a_report_that_cannot_be_read_is_none(mesh: Mesh, memory: MemoryStore) -> None:
+    reports = mesh.registry.reports
+    mesh.ask(memory.put("reports/web-2", b'{"at": 1.0, "address": "", "report": {"software": "1", "epoch": -1}}', None))
+    mesh.ask(reports.take("web-1", report(100.0, generation=1)))
+    with capturedLogs() as logged:
+        assert mesh.ask(reports.all()).keys() == mesh.ask(reports.all()).keys() == {"web-1"}
+    assert len(logged) == 1
+    mesh.ask(reports.take("web-2", report(100.0, generation=1)))
+    assert mesh.ask(reports.all()).keys() == {"web-1", "web-2"}
 
 
 def test_denials_are_kept_by_identity(mesh: Mesh, monkeypatch: pytest.MonkeyPatch) -> None:

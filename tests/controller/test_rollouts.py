@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs
 
 from controller.policy.generations import Generations, Version
 from controller.registry.hosts import Report
 from controller.registry.records import Refused
+from controller.rollout import rollouts
 from controller.rollout.plan import Plan
 from controller.rollout.rollouts import Rollout, Rollouts, Surroundings
 from hostproxy.mesh.messages import Figures, HostReport
@@ -242,6 +244,24 @@ def test_a_store_that_is_away_makes_it_wait() -> None:
     scene.store.broken = False
     scene.run(60)
     assert scene.now.phase == "done"
+
+
+def test_what_nobody_thought_of_stops_it_when_patience_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene()
+    scene.start()
+
+    def judge(*_: object) -> None:
+        raise OverflowError("integer division result too large for a float")
+
+    monkeypatch.setattr(rollouts, "judge", judge)
+    scene.run(25)
+    assert scene.now.phase == "running"
+    with capturedLogs() as logged:
+        scene.run(15)
+    assert scene.now.phase == "stopped"
+    assert "OverflowError: integer division" in scene.now.reason
+    assert scene.having(3) == list(HOSTS)
+    assert len(logged) < 5
 
 
 def test_the_very_first_policy_comes_in_waves_too() -> None:

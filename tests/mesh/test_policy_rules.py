@@ -163,6 +163,12 @@ def test_header_fields(headers: str, message: str) -> None:
         assert read(one(headers=headers)).services["a"].deny[0].headers == ()
 
 
+def test_a_header_field_twice_is_no_condition_less() -> None:
+    (found,) = problems_of(one(headers="{ x-a = '1', X-A = '2' }"))
+    assert found.startswith("3:")
+    assert "says x-a twice" in found
+
+
 def test_no_rule_is_about_a_field_that_the_proxy_acts_on() -> None:
     assert {name.decode() for name in REQUEST_KINDS} == rules.UNSEEN
 

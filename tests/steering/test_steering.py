@@ -19,6 +19,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from twisted.internet.defer import fail
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
 
 from controller.authority.requests import public_key
 from controller.push.pusher import Pusher, PushFailed
@@ -28,6 +32,7 @@ from hostproxy.mesh.messages import Confirm
 from hostproxy.mesh.spiffe import SpiffeId
 from hostproxy.steering import controller as controller_room
 from hostproxy.steering import server
+from hostproxy.steering.certificates import Wrong
 from tests.fakes.fake_controller import ALLOW, DENY, MESH, FakeController
 from tests.integration import needs
 from tests.steering.conftest import CONF, Full, Scene
@@ -707,6 +712,40 @@ def test_many_connections_do_not_keep_the_controller_out(scene: Scene) -> None:
     finally:
         for each in open_:
             each.close()
+
+
+class Wire(StringTransport):
+    """What a channel sees of TLS."""
+
+    def getHandle(self) -> None:
+        """Nobody looks at it here."""
+
+
+def test_refusals_do_not_fill_the_log(scene: Scene) -> None:
+    clock, wrong = Clock(), ["it is spiffe://a/host/x, and no controller"]
+
+    def check(_: object) -> None:
+        raise Wrong(wrong[0])
+
+    factory = server.Factory(clock, lambda *_: fail(AssertionError("nobody was let in")), check)
+    with capturedLogs() as logged:
+        for number in range(100):
+            wire = Wire()
+            channel = factory.buildProtocol(None)
+            channel.makeConnection(wire)
+            if number % 2:
+                channel.handshakeCompleted()
+            else:
+                # Denied since the handshake. Twisted is not to go on with a request that is gone.
+                channel.dataReceived(REPORT)
+            assert (wire.disconnecting or wire.disconnected, wire.value()) == (True, b"")
+        assert (len(logged), factory.refused) == (1, 100)
+        clock.advance(server.QUIET)
+        factory.refuse("10.0.0.1", wrong[0])
+        assert "(99 more like it" in str(logged[1]["more"])
+        for number in range(1000):
+            factory.refuse("10.0.0.1", f"it is spiffe://a/service/s{number}, and no controller")
+    assert len(logged) <= server.REASONS + 3
 
 
 def test_nothing_is_resumed(scene: Scene) -> None:
