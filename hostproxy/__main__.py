@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 
 # name -> one-line help; the module hostproxy.cli.NAME has configure(parser) and run(arguments) -> exit status
@@ -29,10 +30,23 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Statuses: 0 ok, 1 no or invalid, 2 wrong usage, 3 daemon out of reach, 4 partly done."""
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            if sys.stdout is not None:  # it is when the descriptor was closed
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # who reads us has seen enough, and Python would flush once more at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141  # as a shell says it of programs that SIGPIPE ends
+
+
+def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="hostproxy", description="A service mesh without Kubernetes.")
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
-    arguments = sys.argv[1:] if argv is None else argv
     wanted = next((word for word in arguments if not word.startswith("-")), None)
     module = None
     for name, text in COMMANDS.items():
@@ -49,10 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     if module is None:
         parser.print_usage(sys.stderr)
         return 2
-    try:
-        status: int = module.run(parsed)
-    except KeyboardInterrupt:
-        return 130
+    status: int = module.run(parsed)
     return status
 
 

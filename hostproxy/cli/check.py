@@ -10,6 +10,7 @@ import time
 import msgspec
 
 from hostproxy import config
+from hostproxy.cli.run import DEFAULT_PATH
 from hostproxy.config import Config
 from hostproxy.mesh.document import Invalid, Problem
 
@@ -29,7 +30,7 @@ class Report(msgspec.Struct):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what the command takes."""
-    parser.add_argument("-c", "--config", metavar="FILE", required=True, help="the conf.toml to check")
+    parser.add_argument("-c", "--config", metavar="FILE", default=DEFAULT_PATH, help=f"what to check ({DEFAULT_PATH})")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     output.add_argument("--quiet", action="store_true", help="print problems only: no warnings, no summary")

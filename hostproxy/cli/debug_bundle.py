@@ -33,7 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Make it. 0: with all of the daemon; 4: the daemon did not answer; 1: it could not be written; 2: wrong usage."""
     from hostproxy import config
     from hostproxy.cli import doctor
-    from hostproxy.doctor.bundle import Bundle, collect, execute, secrets
+    from hostproxy.doctor import tokens
+    from hostproxy.doctor.bundle import Bundle, collect, execute
     from hostproxy.doctor.redaction import Redaction
     from hostproxy.mesh import storage
     from hostproxy.mesh.document import Invalid
@@ -50,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         pass  # what is wrong with it is in doctor.json
     address = (loaded.admin.listen if loaded is not None else "") or admin.DEFAULT_ADDRESS
     directory = os.path.dirname(path)
-    bundle = Bundle(Redaction(secrets(loaded), lambda name: os.path.exists(os.path.join(directory, name))))
+    bundle = Bundle(Redaction(tokens.secrets(path), lambda name: os.path.exists(os.path.join(directory, name))))
     now = time.time()
     collect(
         bundle,

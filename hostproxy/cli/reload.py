@@ -57,14 +57,14 @@ def _reload(loaded: Config, found: running.Running, wait: bool) -> int:
     if not wait:
         running.send(found, signal.SIGHUP)
         return YES
-    before = running.status(loaded)["reloads"]
-    count = before["succeeded"] + before["refused"]
+    before = running.status(found)
+    count = before["reloads"]["succeeded"] + before["reloads"]["refused"]
     running.send(found, signal.SIGHUP)
 
     def over(document: Document) -> bool:
         return bool(document["reloads"]["succeeded"] + document["reloads"]["refused"] != count)
 
-    document = running.wait(loaded, over, LIMIT)
+    document = running.wait(loaded, before, over, "reload", LIMIT)
     if document is None:
         sys.stderr.write(f"no outcome within {LIMIT:g} s: see the log, and hostproxy status\n")
         return NO

@@ -39,16 +39,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 def upgrade(loaded: Config) -> int:
     """Signal the daemon, wait for the outcome and print it. Raises Unreachable."""
-    before = running.status(loaded)["upgrades"]
-    found = running.find(loaded)
-    count = before["succeeded"] + before["failed"]
+    before = running.status(running.find(loaded))
+    found = running.find(loaded)  # once more: a successor may have taken over meanwhile, and would have answered
+    count = before["upgrades"]["succeeded"] + before["upgrades"]["failed"]
     running.send(found, signal.SIGUSR2)
 
     def over(document: Document) -> bool:
         now = document["upgrades"]
         return not now["running"] and bool(now["succeeded"] + now["failed"] != count)
 
-    document = running.wait(loaded, over, LIMIT)
+    document = running.wait(loaded, before, over, "upgrade", LIMIT)
     if document is None:
         sys.stderr.write(f"no outcome within {LIMIT:g} s: see the log, and hostproxy status\n")
         return NO

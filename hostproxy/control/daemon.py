@@ -134,9 +134,12 @@ class Daemon:
     def open_admin(self, config: Config) -> AdminPort:
         """Answer on the admin address, which is bound. Raises CannotListen."""
         try:
-            return self._open_admin(config, self.sockets[config.admin.listen])
+            admin = self._open_admin(config, self.sockets[config.admin.listen])
         except CannotListen as error:
             raise CannotListen(f"[admin] listen: {error}") from None
+        if self.private is None:
+            self.directory.answers_at(config.admin.listen)
+        return admin
 
     def close_admin(self) -> None:
         """Answer no more."""

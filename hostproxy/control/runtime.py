@@ -23,6 +23,7 @@ class RuntimeDirectory:
     def __init__(self, path: str) -> None:
         """Create ``path`` (0700) if it is missing and lock it. Raises Unusable."""
         self.path = path
+        self._admin = ""
         _prepare(path)
         lock = os.path.join(path, LOCK_NAME)
         try:
@@ -48,6 +49,7 @@ class RuntimeDirectory:
         """Own it by the descriptor of the lock, which the owner until now has given: nobody comes in between."""
         directory = cls.__new__(cls)
         directory.path = path
+        directory._admin = ""
         directory.left_behind = False
         directory._lock = lock
         directory.sign()
@@ -69,12 +71,19 @@ class RuntimeDirectory:
         os.close(self._lock)
 
     def sign(self) -> None:
-        """Say who has it, and what code that runs: see :mod:`hostproxy.cli.running`."""
-        self._write(f"{os.getpid()}\n{version_of('hostproxy')}\n{code_path()}\n".encode())
+        """Say who has it, what code that runs, and where it answers: see :mod:`hostproxy.cli.running`."""
+        lines = (str(os.getpid()), version_of("hostproxy"), code_path(), self._admin)
+        self._write("".join(f"{line}\n" for line in lines).encode())
+
+    def answers_at(self, admin: str) -> None:
+        """The admin address is open, or has moved: conf.toml may name another by now."""
+        self._admin = admin
+        self.sign()
 
     def _write(self, content: bytes) -> None:
-        os.ftruncate(self._lock, 0)
+        # In this order, so that who reads it meanwhile finds all lines, and at worst the rest of an old one after them.
         os.pwrite(self._lock, content, 0)
+        os.ftruncate(self._lock, len(content))
 
 
 def code_path() -> str:

@@ -17,7 +17,7 @@ import tarfile
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -25,15 +25,14 @@ import msgspec
 import tomli_w
 
 from hostproxy.config import Config
-from hostproxy.doctor import sockets
+from hostproxy.doctor import sockets, tokens
 from hostproxy.doctor.findings import Finding
 from hostproxy.doctor.redaction import Redaction
 
 DIRECTORY = "hostproxy-debug"  # in the archive
 PART = 4 * 1024 * 1024  # bytes of one file, before compression
 TOTAL = 24 * 1024 * 1024  # bytes of all
-CONF_SIZE = 1024 * 1024
-SECRET_SIZE = 4096  # bytes of a file with a token
+KEPT = 4  # times PART, of each part until all are there
 COMMAND_TIME = 10.0  # seconds for journalctl and systemctl
 PAGES = ("status", "ready", "config", "workers", "discovery", "snapshot", "catalog")  # of the admin address
 SYSCTLS = (
@@ -83,7 +82,6 @@ class Bundle:
         self.redaction = redaction
         self.entries: list[Entry] = []
         self._parts: dict[str, bytes] = {}
-        self._size = 0
 
     def add(self, name: str, what: str, make: Callable[[], bytes]) -> None:
         """Add what ``make`` returns, or say why it could not be made."""
@@ -94,22 +92,35 @@ class Bundle:
         except Exception as error:  # whatever goes wrong with one part, the others are needed all the more
             entry.left_out = self.redaction.text((str(error) or repr(error)).encode()).decode("utf-8", "replace")
             return
-        # Before cutting: of a secret that is cut in two, half would not be known any more.
         content = self.redaction.text(content)
-        room = min(PART, TOTAL - self._size)
-        if not room:
-            entry.left_out = f"all parts together have {TOTAL // (1024 * 1024)} MiB already"
-            return
-        entry.cut = max(0, len(content) - room)
-        self._parts[name] = content[:room]
-        entry.bytes = len(self._parts[name])
-        self._size += entry.bytes
+        # Cut to its size only when all secrets are known: of one that is cut in two, half would not be known any more.
+        entry.cut = max(0, len(content) - KEPT * PART)
+        self._parts[name] = content[: KEPT * PART]
+
+    def _finish(self) -> None:
+        """Hide in each part what only a later one has told to be a secret, and cut them to their sizes."""
+        room = TOTAL
+        for entry in self.entries:
+            entry.left_out = self.redaction.text(entry.left_out.encode()).decode("utf-8", "replace")
+            if entry.name not in self._parts:
+                continue
+            content = self.redaction.text(self._parts.pop(entry.name))
+            if not room:
+                entry.left_out, entry.cut = f"all parts together have {TOTAL // (1024 * 1024)} MiB already", 0
+                continue
+            kept = content[: min(PART, room)]
+            entry.cut += len(content) - len(kept)
+            entry.bytes = len(kept)
+            room -= len(kept)
+            self._parts[entry.name] = kept
 
     def archive(self, now: float) -> bytes:
-        """The file: the manifest first, the rest in the order of being added."""
+        """The file: the manifest first, the rest in the order of being added. Nothing can be added any more."""
+        self._finish()
         manifest = {
             "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)),
             "redacted": self.redaction.count,
+            "redacted_only_there": self.redaction.only_there,
             "never": NEVER,
             "parts": self.entries,
         }
@@ -124,19 +135,6 @@ class Bundle:
                 member.size, member.mtime, member.mode = len(content), int(now), 0o600
                 tar.addfile(member, io.BytesIO(content))
         return packed.getvalue()
-
-
-def secrets(config: Config | None) -> Iterator[str]:
-    """What is in the files of tokens that can be read."""
-    if config is None:
-        return
-    paths = [config.controller.join_token_file, config.discovery.consul.token_file]
-    credential = config.discovery.consul.token_credential
-    if credential and "CREDENTIALS_DIRECTORY" in os.environ:
-        paths.append(os.path.join(os.environ["CREDENTIALS_DIRECTORY"], credential))
-    for path in filter(None, paths):
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            yield from file.read(SECRET_SIZE).decode("utf-8", "replace").split()
 
 
 def collect(
@@ -196,10 +194,13 @@ def _json(document: Any) -> bytes:
 def _conf(path: str, redact: Redaction) -> bytes:
     """Without its comments, in which anything may stand."""
     with open(path, "rb") as file:
-        content = file.read(CONF_SIZE)
+        content = file.read(tokens.CONF_SIZE)
     try:
         document = tomllib.loads(content.decode("utf-8"))
     except (ValueError, RecursionError):
+        for name, value in tokens.pairs(content):
+            redact.document(value, name)
+        redact.text(content)
         raise ValueError("it is no TOML, so what is secret in it cannot be told; hostproxy check says where") from None
     return tomli_w.dumps(redact.document(document)).encode()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from hostproxy.doctor import remains
 from hostproxy.doctor.findings import Around, Document, Group
 from hostproxy.doctor.kernel import limit
 from hostproxy.doctor.prometheus import samples
@@ -17,7 +18,7 @@ def examine(group: Group, around: Around) -> None:
     """Ask it."""
     status = around.status
     if status is None:
-        group.fail("running", around.silence, "systemctl start hostproxy; journalctl -u hostproxy says why it ended")
+        _silent(group, around)
         return
     group.ok("running", f"hostproxy {status['version']}, pid {status['pid']}")
     if status["ready"]:
@@ -32,6 +33,19 @@ def examine(group: Group, around: Around) -> None:
     upgrade(group, status["upgrades"])
     _losses(group, around)
     _descriptors(group, around)
+
+
+def _silent(group: Group, around: Around) -> None:
+    """Of a process that hangs systemd thinks that it runs: starting it once more would do nothing."""
+    pid = remains.supervisor(around)
+    if pid is not None:
+        found = f"process {pid} runs and does not answer: it hangs, unless it has only just started: {around.silence}"
+        group.fail("running", found, "systemctl restart hostproxy; workers serve on until then")
+    elif around.unit.get("ActiveState") == "active":
+        fix = "run it as root; when the daemon hangs: systemctl restart hostproxy"
+        group.fail("running", f"{around.silence} (for systemd it is active)", fix)
+    else:
+        group.fail("running", around.silence, "systemctl start hostproxy; journalctl -u hostproxy says why it ended")
 
 
 def _workers(group: Group, status: Document) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from hostproxy.__main__ import main
+from hostproxy.cli import check as command
 
 CONF = """
 [host]
@@ -133,13 +135,19 @@ def test_json_is_one_object(host: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize(
-    "words", [["check"], ["check", "-c"], ["check", "-c", "x", "--json", "--quiet"], ["check", "-x"]]
+    "words", [["check", "-c"], ["check", "-c", "x", "--json", "--quiet"], ["check", "-x"]]
 )
 def test_wrong_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
-    assert "usage: hostproxy check" in capsys.readouterr().err
+    assert "usage: hostproxy" in capsys.readouterr().err
+
+
+def test_the_usual_file_is_checked_when_none_is_named() -> None:
+    parser = argparse.ArgumentParser()
+    command.configure(parser)
+    assert parser.parse_args([]).config == "/etc/hostproxy/conf.toml"
 
 
 # With Consul, whose agent is not asked.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import pytest
 
 from hostproxy.__main__ import main
 from hostproxy.doctor import bundle as bundles
+from hostproxy.doctor import redaction as redactions
+from hostproxy.doctor import tokens
 from hostproxy.doctor.bundle import Bundle
 from hostproxy.doctor.redaction import HIDDEN, Redaction
 from tests.admin.states import make_state
@@ -190,6 +193,17 @@ def test_parts_and_all_of_them_are_bounded(monkeypatch):
         (b"sent Bearer abc.def-ghi to it", b"sent Bearer (hidden) to it"),
         (b"GET /?token=abcdef&x=1", b"GET /?token=(hidden)&x=1"),
         (b"https://user:pass@c.example/", b"https://(hidden)@c.example/"),
+        (b"https://SEKRETTOKEN@c.example/", b"https://(hidden)@c.example/"),
+        (b"http://user:pa@ss@c.example/a", b"http://(hidden)@c.example/a"),
+        (b"http://user:pa/ss@c.example/a", b"http://(hidden)@c.example/a"),
+        (b"http://c.example:8500/a@b", b"http://c.example:8500/a@b"),
+        (b"GET /a?sv=1&sig=ab%2Fcd&se=2", b"GET /a?sv=1&sig=(hidden)&se=2"),
+        (b"GET /a?X-Amz-Signature=ab12&x=1", b"GET /a?X-Amz-Signature=(hidden)&x=1"),
+        # and what is known by then, everywhere else
+        (b"to http://user:PASS-1@c:80: user:PASS-1@c:80, PASS-1", b"to http://(hidden)@c:80: (hidden)c:80, (hidden)"),
+        (b"to http://user:pw@c:80: user:pw@c:80, user", b"to http://(hidden)@c:80: (hidden)c:80, user"),
+        (b"Bearer abc.def-1; abc.def-1", b"Bearer (hidden); (hidden)"),
+        (b"bearer tokens are tokens", b"bearer (hidden) are tokens"),
         (b"a -----BEGIN RSA PRIVATE KEY-----\nAAA\n-----END RSA PRIVATE KEY----- b", b"a (hidden) b"),
         (b"a -----BEGIN PRIVATE KEY-----\nAAA, and cut", b"a (hidden)"),
         (b"token_file = /etc/token", b"token_file = /etc/token"),
@@ -219,6 +233,69 @@ def test_secrets_are_known_by_the_name_of_their_key():
         "headers": [["authorization", HIDDEN], ["x-mode", HIDDEN], ["x-any", "*"]],
     }
     assert redaction.text(b"aaaaaa bbbbbb eeeeee ffffff") == b"(hidden) (hidden) (hidden) ffffff"
+
+
+def test_a_path_is_what_begins_like_one_or_is_there():
+    redaction = Redaction(is_file={"pki/a.key"}.__contains__)
+    values = ["/etc/a.key", "./a.key", "../a.key", "pki/a.key", "abc/SECRET+x"]
+    assert [redaction.document({"key": value})["key"] for value in values] == [*values[:-1], HIDDEN]
+
+
+def test_what_a_later_part_tells_is_hidden_in_those_before():
+    made = Bundle(Redaction())
+    made.add("first.txt", "first", lambda: b"user SEKRET-1 came")
+    made.add("second.txt", "second", lambda: b"GET /?token=SEKRET-1")
+    with tarfile.open(fileobj=io.BytesIO(made.archive(0.0))) as tar:
+        assert tar.extractfile("hostproxy-debug/first.txt").read() == b"user (hidden) came"
+
+
+def test_so_many_are_looked_for_and_the_rest_is_counted(monkeypatch):
+    monkeypatch.setattr(redactions, "MOST_FORMED", 2)
+    redaction = Redaction(["known-1"])
+    text = b"token=x token=first-1 token=second-2 token=first-1 token=third-3"
+    assert redaction.text(text) == b" ".join([b"token=(hidden)"] * 5)
+    assert redaction.only_there == 1
+    assert redaction.text(b"first-1 second-2 third-3 known-1") == b"(hidden) (hidden) third-3 (hidden)"
+
+
+def test_a_password_in_a_url_is_not_in_what_doctor_says_of_it(conf, tmp_path):
+    address = "http://SEKRETUSER:SEKRETPW1@127.0.0.1:8500"
+    text = conf.read_text()
+    conf.write_text(re.sub(r"(?<=\[discovery.consul\]\naddress = ).*", f'"{address}"', text))
+    assert address in conf.read_text()
+    output = tmp_path / "b.tar.gz"
+    main(["debug-bundle", "-c", str(conf), "-o", str(output), "--logs", "0"])
+    found = parts(output)
+    assert b"127.0.0.1:8500" in found["hostproxy-debug/doctor.json"]
+    assert not [name for name, content in found.items() if b"SEKRET" in content]
+
+
+@pytest.mark.parametrize("broken", ["\n[[[\n", "\n[mesh]\nno_such_key = 1\n"])
+def test_tokens_are_known_without_a_configuration_that_is_valid(conf, tmp_path, monkeypatch, broken):
+    conf.write_text(conf.read_text() + broken)
+    named = [CANARIES[name] for name in ("token", "join", "label", "unknown", "quoted", "misplaced")]
+    monkeypatch.setattr(bundles, "execute", lambda command: "\n".join(named).encode())
+    output = tmp_path / "b.tar.gz"
+    assert main(["debug-bundle", "-c", str(conf), "-o", str(output)]) == 4
+    assert "hostproxy-debug/journal.txt" in parts(output)
+    assert leaks(output) == []
+
+
+def test_pairs_of_what_is_no_toml():
+    text = b"""[a
+consul = { token_file = 'a.token', x.token = "b\\"c" }
+"password" = unquoted d # comment
+secret = "no end
+token = '''e
+f'''
+"""
+    assert list(tokens.pairs(text)) == [
+        ("token_file", "a.token"),
+        ("token", 'b"c'),
+        ("password", "unquoted d"),
+        ("secret", "no end"),
+        ("token", "e\nf"),
+    ]
 
 
 def test_wrong_usage(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -15,7 +16,7 @@ import pytest
 
 from hostproxy.__main__ import main
 from hostproxy.cli import doctor
-from hostproxy.doctor import bypasses, configuration, daemon, examination, http, kernel, sockets
+from hostproxy.doctor import bypasses, configuration, daemon, examination, http, kernel, ports, sockets
 from hostproxy.doctor.configuration import permits
 from hostproxy.doctor.findings import Around, Finding, Group, User, span
 from tests.integration.host import free_port
@@ -235,6 +236,42 @@ def test_a_directory_that_systemd_makes_when_the_unit_starts(conf):
 def test_descriptors_that_the_unit_gives(conf, limit, expected):
     found = run(kernel, make_around(conf, unit=UNIT | {"LimitNOFILE": limit}))
     assert result(found, "descriptors").result == expected
+
+
+def test_who_holds_the_lock_and_does_not_answer_hangs(conf):
+    directory = conf.parent / "run"
+    directory.mkdir()
+    (directory / "hostproxy.lock").write_text(f"{os.getpid()}\n1.0\n/code\n")
+    around = make_around(conf)
+    assert "systemctl start" in result(run(daemon, around), "running").fix  # the process lives and is another one
+    with (directory / "hostproxy.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = result(run(daemon, around), "running")
+    assert (found.result, "it hangs" in found.found) == ("FAIL", True)
+    assert found.fix.startswith("systemctl restart hostproxy")
+    found = result(run(daemon, make_around(conf, unit=UNIT)), "running")
+    assert "run it as root" in found.fix
+
+
+@pytest.mark.parametrize("unix", [False, True])
+def test_listeners_of_workers_that_a_supervisor_left(conf, tmp_path, unix):
+    path = tmp_path / "admin.sock"
+    family, name = (socket.AF_UNIX, str(path)) if unix else (socket.AF_INET, ("127.0.0.1", free_port()))
+    address = f"unix:{path}" if unix else f"{name[0]}:{name[1]}"
+    content, _, _ = conf.read_text().rpartition("listen =")
+    conf.write_text(f'{content}listen = "{address}"\n')
+    (tmp_path / "run").mkdir()
+    with socket.socket(family) as server:
+        server.bind(name)
+        server.listen()
+        assert "is taken by" in result(run(ports, make_around(conf)), "listeners").found
+        (tmp_path / "run" / "worker-4194305.sock").touch()  # of a process that there is no more
+        assert "is taken by" in result(run(ports, make_around(conf)), "listeners").found
+        (tmp_path / "run" / f"worker-{os.getpid()}.sock").touch()
+        found = result(run(ports, make_around(conf)), "listeners")
+    assert (found.result, f"(pid {os.getpid()}); they serve on" in found.found) == ("warn", True)
+    assert found.found.startswith(address)
+    assert found.fix.startswith("systemctl start hostproxy")
 
 
 def test_an_instance_without_anybody(conf):

@@ -77,8 +77,15 @@ def test_it_is_given_away_without_a_moment_in_between(tmp_path: Path) -> None:
 
 def test_who_has_it_is_written_there(tmp_path: Path) -> None:
     directory = RuntimeDirectory(str(tmp_path))
-    pid, version, code = (tmp_path / "hostproxy.lock").read_text().splitlines()
+    lock = tmp_path / "hostproxy.lock"
+    pid, version, code, admin = lock.read_text().splitlines()
     assert int(pid) == os.getpid()
     assert version
     assert Path(code, "supervisor.py").exists()
+    assert admin == ""
+    for address in ("127.0.0.1:15000", "unix:/run/a", ""):
+        directory.answers_at(address)
+        directory.sign()
+        assert lock.read_text().splitlines() == [pid, version, code, address]
     directory.release()
+    assert lock.read_text() == ""

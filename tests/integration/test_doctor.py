@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import json
 import shutil
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -211,6 +212,34 @@ def test_few_descriptors_then_a_daemon_that_is_not_there(pair: Pair, tmp_path: P
     status, printed = command(host, "doctor", "-q")
     assert status == 1
     assert "is hostproxy running" in printed
+
+
+def test_a_supervisor_that_hangs_then_one_that_left_its_workers(pair: Pair, tmp_path: Path) -> None:
+    host = Host(tmp_path / "gamma", "alpha", certificates=pair.directory / "alpha.pki", address="127.0.1.28")
+    host.conf["service"].append({"name": "cart"})
+    host.write()
+    with host:
+        host.start().wait_ready()
+        assert host.process is not None
+        host.process.send_signal(signal.SIGSTOP)
+        try:
+            assert bad(findings(host, "daemon", "ports")) == {("daemon", "running"): "FAIL"}
+            found = text(host, "daemon", "running")
+            assert f"process {host.process.pid} runs and does not answer: it hangs" in found
+            assert "-> systemctl restart hostproxy" in found
+        finally:
+            host.process.send_signal(signal.SIGCONT)
+        (worker,) = host.workers()
+        host.process.kill()
+        host.process.wait(10.0)
+        found = bad(findings(host, "daemon", "ports"))
+        assert found == {("daemon", "running"): "FAIL", ("ports", "listeners"): "warn"}
+        assert "-> systemctl start hostproxy" in text(host, "daemon", "running")
+        found = text(host, "ports", "listeners")
+        assert f"held by workers that a supervisor has left behind (pid {worker}); they serve on" in found
+        assert host.mesh in found
+        assert "-> systemctl start hostproxy" in found
+        assert "end it" not in found
 
 
 def test_an_address_that_somebody_else_has(tmp_path: Path, pair: Pair) -> None:

@@ -131,11 +131,15 @@ def test_the_watchdog_is_fed_while_every_worker_answers(site: Site) -> None:
 
 
 def test_a_supervisor_that_is_killed_during_a_trial_leaves_its_workers_only(site: Site) -> None:
-    """The successor goes with all that it started, and the next supervisor takes over from the workers."""
+    """The successor goes with all that it started, and the next supervisor takes over from the workers.
+
+    Who waits for the outcome is told soon.
+    """
     main, workers = site.manager.main, site.host.workers()
     site.switch_code("undecided")
+    command = [str(site.directory / "good" / "bin" / "hostproxy"), "upgrade", "-c", site.conf]
+    asking = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
-        os.kill(main, signal.SIGUSR2)
         eventually(lambda: "judging" in site.host.output(), 20)
     finally:
         site.switch_code("good")
@@ -143,6 +147,8 @@ def test_a_supervisor_that_is_killed_during_a_trial_leaves_its_workers_only(site
         assert len(site.host.processes()) > len(workers) + 2
         os.kill(main, signal.SIGKILL)
         eventually(lambda: site.host.processes() == sorted(workers), 5, "the successor stays")
+        assert "was stopped, or died, during the upgrade" in asking.communicate(timeout=30)[0]
+        assert asking.returncode == 3
         site.start()
         load.more(20)
     assert load.failures == []
@@ -213,18 +219,33 @@ def test_a_reload_that_the_daemon_refuses_says_why(site: Site) -> None:
     site.reload()
 
 
+def test_an_admin_address_that_is_changed(site: Site) -> None:
+    """Commands ask the one in use, and follow the daemon to the other, within one process and into a successor."""
+    good, old = Path(site.conf).read_text(), site.host.admin
+    for words in (["reload", "--wait"], ["upgrade"]):
+        new = f"127.0.0.1:{free_port()}"
+        Path(site.conf).write_text(good.replace(old, new))
+        done = site.command(*words)
+        assert done.returncode == 0, (words, done.stderr)
+        assert site.command("status", "-o", "json").returncode == 0
+    Path(site.conf).write_text(good)
+    done = site.command("reload", "--wait")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert site.host.ask_json("/status")["pid"] == site.manager.main
+
+
 def test_reload_upgrades_only_where_the_code_is_another(site: Site) -> None:
     """The code of this command is what runs; written otherwise into the lock's file, it is not."""
     before = site.manager.main
     done = site.command("reload", "--wait", "--upgrade")
     assert (done.returncode, site.manager.main) == (0, before), done.stderr
     lock = site.host.directory / "run" / "hostproxy.lock"
-    pid, version, code = lock.read_text().splitlines()
+    pid, version, code, admin = lock.read_text().splitlines()
     lock.write_text(f"{pid}\n{version}\n{code}-of-yesterday\n")
     done = site.command("reload", "--wait", "--upgrade")
     assert done.returncode == 0, done.stderr
     eventually(lambda: site.manager.main != before, 5)
-    assert lock.read_text().splitlines() == [str(site.manager.main), version, code]
+    assert lock.read_text().splitlines() == [str(site.manager.main), version, code, admin]
 
 
 def test_commands_without_a_daemon(tmp_path: Path, site: Site) -> None:
