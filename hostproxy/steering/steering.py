@@ -94,6 +94,7 @@ class Steering:
         self._connected = False
         self._last_contact = 0.0
         self._contact_problem = ""
+        self._newest = (0, 0)  # version that the controller named last
         self._heard = False  # the controller has asked, since the last request to it that was answered
         self._one_way = False  # it asks, and a request to it was not answered after that
         self._listen_problem = ""
@@ -320,6 +321,10 @@ class Steering:
             answer = await self._controller.report(report, roots, held.identity)
             if answer.confirm:
                 await self._bundles.confirm(report.epoch, report.generation, report.digest)
+            newest = answer.epoch, answer.generation
+            if newest > self._bundles.asked and newest != self._newest:
+                self._again = True  # it was applied between the two questions; asked for once, whatever comes of it
+            self._newest = newest
         except (Unreachable, Declined) as error:
             text = str(error) if isinstance(error, Unreachable) else f"the controller refuses this host: {error}"
             if text != self._contact_problem and self._running:

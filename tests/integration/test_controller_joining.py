@@ -77,6 +77,7 @@ def test_nothing_listens_before_there_is_a_certificate_and_a_policy(joined: Site
     assert listening(host) == {host.admin}
     controller.start()
     within(10, lambda: "has given a policy" in reasons(host), "it has not joined by itself")
+    within(2, lambda: host.conf["controller"]["listen"] in listening(host), "it cannot be told")
     assert listening(host) == {host.admin, host.conf["controller"]["listen"]}
     within(2, lambda: controller.states()["h1"][1:] == (0,))
     generation = controller.apply(POLICY)
