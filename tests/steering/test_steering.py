@@ -241,6 +241,25 @@ def test_a_controller_that_does_not_do_well(scene: Scene, how: str, monkeypatch:
     assert len(scene.host._controller._way._endpoint.connections) <= 1  # type: ignore[union-attr]
 
 
+def test_what_is_applied_between_the_two_questions_is_fetched_at_once(scene: Scene) -> None:
+    def apply(_: object) -> None:
+        del scene.controller.override["/v1/report"]
+        scene.controller.offer(ALLOW)
+
+    scene.controller.override["/v1/report"] = apply
+    host = scene.start()
+    scene.loop.until(lambda: host.usable, 5.0)  # the next time is in an hour
+    assert host.policy.value.default_access == "allow"
+
+
+def test_a_version_that_there_is_not_is_asked_for_once(scene: Scene) -> None:
+    scene.controller.override["/v1/report"] = lambda _: scene.controller.json(epoch=7, generation=7, confirm=True)
+    scene.start()
+    scene.loop.until(lambda: scene.controller.requests.count("POST /v1/report") == 2, 5.0)
+    scene.loop.run_for(0.3)
+    assert scene.controller.requests.count("POST /v1/report") == 2
+
+
 # Certificates
 
 
