@@ -6,12 +6,13 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from tests.consul import Consul
 from tests.fakes.client import Outcome
-from tests.fakes.origin import Answer, reply
+from tests.fakes.origin import Answer, Connection, Received, reply
 from tests.integration.consul_hosts import Site, answer, answers, call, knowledge, site, upstream, within
 from tests.integration.host import Host, fetch
 from tests.integration.load import Load
@@ -111,16 +112,28 @@ def test_the_last_instance_is_kept_for_a_while_and_then_gone(town: Town) -> None
 
 
 def test_a_host_leaves_and_comes_back_under_load(town: Town) -> None:
-    """SIGTERM: out of Consul first, then out of service."""
-    host = town.hosts[0]
-    with Load(upstream(town.caller)) as load:
+    """SIGTERM: out of Consul first, then out of service, and what is under way ends well."""
+    host, first = town.hosts[0], town.origins[0]
+    usual, reached = first.respond, threading.Event()
+
+    def slow(request: Received, connection: Connection) -> Answer | None:
+        if b"/slow" not in request.line:
+            return usual(request, connection)
+        reached.set()
+        return Answer(reply(b"late"), wait=4.0)
+
+    first.respond = slow
+    with Load(upstream(town.caller)) as load, ThreadPoolExecutor(8) as pool:
         load.more(100)
+        under_way = [pool.submit(call, town.caller, "payments", "/slow", 10) for _ in range(8)]
+        assert reached.wait(5), "none of eight requests came to db-1"
         host.terminate()
         within(2, lambda: town.registered("payments") == {"db-2"}, "it is not deregistered")
-        assert host.wait() == 0
-        said = host.output()
-        assert 0 < said.find("deregistered hostproxy-payments") < said.find("stopping: workers have")
+        assert host.processes(), "it still serves then"
         within(SOON, lambda: town.answers("payments") == {b"two"})
+        assert host.wait() == 0
+        assert {tuple(each.result().statuses) for each in under_way} == {(200,)}
+        first.respond = usual
         load.more(200)
         host.start().wait_ready()
         within(5, lambda: town.answers("payments") == BOTH, "it does not come back")
