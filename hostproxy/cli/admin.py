@@ -46,15 +46,20 @@ class Refused(Unreachable):
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Say what these commands take."""
+    configure_address(parser)
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form (table)")
+    parser.add_argument(
+        "--timeout", metavar="S", type=_seconds, default=DEFAULT_TIMEOUT, help="seconds to wait (5)"
+    )
+
+
+def configure_address(parser: argparse.ArgumentParser) -> None:
+    """Say how the daemon is named: see :func:`address_of`."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
         "-c", "--config", metavar="FILE", help=f"conf.toml that names the admin address ({DEFAULT_PATH})"
     )
     where.add_argument("--admin", metavar="ADDRESS", help=f"ip:port or unix:/path ({DEFAULT_ADDRESS})")
-    parser.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form (table)")
-    parser.add_argument(
-        "--timeout", metavar="S", type=_seconds, default=DEFAULT_TIMEOUT, help="seconds to wait (5)"
-    )
 
 
 def show(

@@ -10,7 +10,7 @@ import time
 import msgspec
 
 from hostproxy import config
-from hostproxy.cli.run import DEFAULT_PATH
+from hostproxy.cli.admin import DEFAULT_PATH
 from hostproxy.config import Config
 from hostproxy.mesh.document import Invalid, Problem
 

@@ -6,10 +6,9 @@ import argparse
 import sys
 
 from hostproxy import config
+from hostproxy.cli.admin import DEFAULT_PATH
 from hostproxy.mesh import journal
 from hostproxy.mesh.document import Invalid
-
-DEFAULT_PATH = "/etc/hostproxy/conf.toml"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

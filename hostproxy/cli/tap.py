@@ -40,9 +40,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", metavar="N", type=_count, default=0, help="end after so many")
     parser.add_argument("--duration", metavar="TIME", help="end after this long (1h, which is the longest)")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (text)")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("-c", "--config", metavar="FILE", help=f"conf.toml ({admin.DEFAULT_PATH})")
-    where.add_argument("--admin", metavar="ADDRESS", help=f"ip:port or unix:/path ({admin.DEFAULT_ADDRESS})")
+    admin.configure_address(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -36,9 +36,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--interval", metavar="TIME", default="1s", help="between two looks (1s)")
     parser.add_argument("--once", action="store_true", help="one table, of one interval")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="form (text)")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("-c", "--config", metavar="FILE", help=f"conf.toml ({admin.DEFAULT_PATH})")
-    where.add_argument("--admin", metavar="ADDRESS", help=f"ip:port or unix:/path ({admin.DEFAULT_ADDRESS})")
+    admin.configure_address(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

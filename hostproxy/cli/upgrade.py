@@ -8,8 +8,7 @@ import sys
 
 from hostproxy import config
 from hostproxy.cli import running
-from hostproxy.cli.admin import NO, UNREACHABLE, YES, Document, Unreachable, shown
-from hostproxy.cli.run import DEFAULT_PATH
+from hostproxy.cli.admin import DEFAULT_PATH, NO, UNREACHABLE, YES, Document, Unreachable, shown
 from hostproxy.config import Config
 from hostproxy.mesh.document import Invalid
 
