@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import http.client
 import os
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +17,7 @@ import msgspec
 
 from hostproxy.mesh import addresses
 from hostproxy.mesh.units import Wrong
+from hostproxy.unixhttp import UnixConnection
 
 DEFAULT_PATH = "/etc/hostproxy/conf.toml"
 DEFAULT_ADDRESS = "127.0.0.1:15000"
@@ -119,23 +119,10 @@ def address_of(admin: str | None, config_path: str | None) -> str:
 # Asking
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket."""
-
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 def connect(address: str, timeout: float) -> http.client.HTTPConnection:
     """A connection to an admin address, which is made by the first request."""
     if addresses.is_unix(address):
-        return _UnixConnection(address.removeprefix(addresses.UNIX), timeout)
+        return UnixConnection(address.removeprefix(addresses.UNIX), timeout)
     host, port = addresses.split(address)
     return http.client.HTTPConnection(host, port, timeout=timeout)
 

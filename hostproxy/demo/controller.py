@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from typing import Any
 import tomli_w
 
 from hostproxy.demo.processes import SiteError
+from hostproxy.unixhttp import UnixConnection
 
 NAME = "controller"  # of the package, and of its process here
 DNS = "localhost"  # hosts come to it by a name, which its certificate has
@@ -65,7 +65,7 @@ class Controller:
 
     def get(self, path: str) -> Any:
         """Read something of the operators' interface. Raises OSError, HTTPException."""
-        connection = _UnixConnection(str(self._directory / "operator.sock"))
+        connection = UnixConnection(str(self._directory / "operator.sock"), ANSWER_TIME)
         try:
             connection.request("GET", path)
             response = connection.getresponse()
@@ -75,17 +75,6 @@ class Controller:
         if response.status != 200:
             raise http.client.HTTPException(f"{response.status} {body[:200]!r}")
         return json.loads(body)
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=ANSWER_TIME)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(ANSWER_TIME)
-        self.sock.connect(self._path)
 
 
 def _run(*arguments: str) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 import ssl
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
+
+from hostproxy.unixhttp import UnixConnection
 
 SIZE = 16 * 1024 * 1024  # bytes of an answer
 
@@ -35,17 +36,6 @@ class Answer(NamedTuple):
             return None
 
 
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, timeout: float) -> None:
-        super().__init__("localhost", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
-
-
 def ask(
     url: str,
     path: str,
@@ -59,7 +49,7 @@ def ask(
     connection: http.client.HTTPConnection
     scheme, _, rest = url.partition(":")
     if scheme == "unix":
-        connection = _UnixConnection(rest, timeout)
+        connection = UnixConnection(rest, timeout)
     else:
         host, _, port = rest.removeprefix("//").rpartition(":")
         if scheme == "https":
