@@ -1,8 +1,8 @@
 """The carrying process: takes a snapshot and sockets from the supervisor, and carries traffic with them.
 
-It needs the supervisor for news only. When the channel breaks it goes on with what it has, and waits behind its
-door for the next supervisor, to which it hands over its sockets before it drains. It imports no TOML, no
-prometheus_client and no web server: every worker pays for its imports in memory.
+It needs the supervisor for news only. When the channel breaks it goes on with what it has, and waits behind its door
+for the next supervisor, to which it hands over its sockets before it drains. It imports no TOML, no prometheus_client
+and no web server: every worker pays for its imports in memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from twisted.logger import Logger
 
@@ -27,13 +27,11 @@ from hostproxy.control.door import Door
 from hostproxy.telemetry import watches
 
 if TYPE_CHECKING:
-    from twisted.internet.defer import Deferred
-
+    from hostproxy.control.carrier import Carrier
     from hostproxy.net.reactor import MeshReactor
-    from hostproxy.snapshot import AccessLog, Delta, Listener, Snapshot
+    from hostproxy.snapshot import AccessLog, Listener, Snapshot
     from hostproxy.telemetry.access_log import AccessLogWriter
     from hostproxy.telemetry.metrics import WorkerMetrics
-    from hostproxy.telemetry.watches import Watches
 
 # Seconds between telemetry: what admin shows is that old at most.
 TELEMETRY = 1.0
@@ -57,46 +55,6 @@ VISITOR_WAITS = 0.1
 # It need not look after every 700 objects, and a look at all objects should be rare: with 20,000 connections
 # it stops the worker for some 20 ms.
 GC_THRESHOLDS = (10_000, 20, 50)
-
-
-class Carrier(Protocol):
-    """What carries the traffic: :class:`hostproxy.traffic.Traffic`."""
-
-    def apply(self, snapshot: Snapshot) -> None:
-        """Decide by this from now on."""
-
-    def change(self, delta: Delta) -> None:
-        """Change some of it."""
-
-    def listen(self, listener: Listener, sock: socket.socket) -> None:
-        """Accept from ``sock``, which becomes the carrier's."""
-
-    def close(self, listener_id: str) -> None:
-        """Accept no more; connections go on."""
-
-    def log_to(self, access_log: AccessLogWriter | None) -> None:
-        """Write the access log there from now on."""
-
-    def show_to(self, watches: Watches | None) -> None:
-        """Tell them of live requests from now on; ``None``: nobody watches."""
-
-    def drain(self, seconds: float) -> Deferred[None]:
-        """Accept nothing; fires when the last connection has gone or the time is up."""
-
-    def ask_with(self, ask: Callable[[str], bool]) -> None:
-        """Ask the supervisor for services that are not in the snapshot with this; false: there is no supervisor."""
-
-    def absent(self, service: str, problem: str) -> None:
-        """There is no such service, or it can't be known."""
-
-    def supervisor_lost(self) -> None:
-        """What was asked is not going to be answered."""
-
-    def used(self) -> tuple[str, ...]:
-        """The services that were called since the last time."""
-
-    def describe(self) -> dict[str, object]:
-        """What it does now, to be shown."""
 
 
 class Worker:
@@ -254,10 +212,10 @@ class Worker:
         return self._channel is not None
 
     def _send_used(self) -> None:
-        if self._channel is not None and self._snapshot is not None and self._snapshot.first_use:
-            used = self._carrier.used()
-            if used:
-                self._send(messages.Used(used))
+        if self._channel is None or self._snapshot is None or not self._snapshot.first_use:
+            return
+        if used := self._carrier.used():
+            self._send(messages.Used(used))
 
     def _show(self) -> None:
         """Show live requests as long as somebody watches."""
@@ -371,12 +329,9 @@ class Worker:
 
     def _hand_over(self) -> None:
         for listener, sock in self._sockets.values():
-            self._send_socket(listener, sock)
+            if self._channel is not None:
+                self._channel.send(messages.Listen(listener), sock.fileno())
         self._send(messages.HandedOver())
-
-    def _send_socket(self, listener: Listener, sock: socket.socket) -> None:
-        if self._channel is not None:
-            self._channel.send(messages.Listen(listener), sock.fileno())
 
     def close(self) -> None:
         """The process is about to exit: take the door away and write the last log lines."""
