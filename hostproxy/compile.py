@@ -227,14 +227,18 @@ def _subsets(name: str, policy: Policy, named: Mapping[str, Iterable[str]]) -> I
 def _service(name: str, subset: str, inputs: Inputs, protocol: str, here: Here) -> Service:
     rules = inputs.policy.services.get(name, NO_RULES)
     selection = select(name, inputs.catalog.get(name, ()), rules, subset, here)
+    protocol = rules.protocol or protocol
+    by_requests = protocol == DEFAULT_PROTOCOL  # else it is carried as bytes, in which nobody tells requests apart
     return Service(
         name=name,
         subset=subset,
-        protocol=rules.protocol or protocol,
+        protocol=protocol,
         timeout=rules.timeout,
         balance=rules.balance,
         places=selection.places,
         obstacle=selection.obstacle,
+        retry=rules.retry if by_requests else None,
+        routes=rules.routes if by_requests and not subset else (),
     )
 
 
@@ -263,10 +267,16 @@ def _local(local: LocalService, inputs: Inputs) -> Local:
         allow=rules.allow,
         default_allow=default_allow,
         default_reason=reason,
-        timeout=rules.timeout,
+        timeout=_longest_timeout(rules),
         failing="" if instances or not local.instances else f"health checks: no instance of {local.name} passes",
         deny=rules.deny,
     )
+
+
+def _longest_timeout(rules: ServicePolicy) -> float:
+    """How long a call may take here, where nobody knows which route it took: as long as the longest of them allows."""
+    timeouts = [rules.timeout, *(route.timeout for route in rules.routes if route.timeout is not None)]
+    return max(timeouts) if all(timeouts) else 0.0
 
 
 def _usable(local: LocalService, inputs: Inputs, threshold: int) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """The whole decision on one call, explained: where its name leads, who allows or denies it, where it would go and how.
 
-Pure, and made of what decides: the codec reads the request, the names of the HTTP proxy port find the service, the
-authoriser of the callee's host judges, and the selection says which instances are used. Policy is the same on all
-hosts, so this host can answer for a callee that runs on others.
+Pure, and made of what decides: the codec reads the request, the names of the HTTP proxy port find the service, its
+routes choose among the subsets, the authoriser of the callee's host judges, and the selection says which instances are
+used. Policy is the same on all hosts, so this host can answer for a callee that runs on others.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ import msgspec
 
 from hostproxy.codec.http1 import HeadLimits, RequestError, RequestHead, parse_request
 from hostproxy.enforce.authorise import Audit, Authoriser, is_ambiguous
-from hostproxy.enforce.authorise import Decision as Access
-from hostproxy.enforce.retry import IDEMPOTENT, MAX_ATTEMPTS
+from hostproxy.enforce.explain import Asked, Retries, RuleVerdict, decided, reason, retries
+from hostproxy.enforce.explain import verdicts as rule_verdicts
+from hostproxy.levels import OTHER_SUBSET, judge
 from hostproxy.mesh import names
 from hostproxy.mesh.policy import Policy, ServicePolicy
-from hostproxy.mesh.rules import Rule
 from hostproxy.mesh.spiffe import SpiffeId
 from hostproxy.mesh.units import Wrong
+from hostproxy.route.explain import Explainer, RouteVerdict, Treatment
 from hostproxy.route.names import Names
 from hostproxy.selection import Here, Verdict, explain, select
 from hostproxy.snapshot import Service
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 HOST = "host"  # asks in the name of this host itself
 HEADERS = 32  # of a question
-WHOLE = "the whole service"  # what a route is called where there are none
 
 _URL = re.compile(r"(?:(http|tcp)://)?([^/?#]+)([!-~]*)")
 _LIMITS = HeadLimits(8192, 8192, HEADERS + 1, 65536)
@@ -80,15 +80,19 @@ class World(NamedTuple):
     bands: Mapping[str, int]
 
 
-class RuleVerdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of one rule."""
+class Part(msgspec.Struct, frozen=True):
+    """A part of the requests that are treated like this one, and whether they can go anywhere."""
 
-    kind: str  # "deny" or "allow"
-    source: str  # file:line
-    audit: bool
-    matches: bool
-    decides: bool
-    why: str  # why it does not match; empty: it does
+    subset: str  # empty: all instances
+    share: float  # 0 to 1
+    obstacle: str  # why no instance can be used
+
+
+class Candidate(NamedTuple):
+    """An instance, and what was decided about it for the requests of one part."""
+
+    subset: str  # of the part; empty: of the whole service, or the instance is in none that a split names
+    verdict: Verdict  # its share is one of all requests that are treated alike
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,17 +105,16 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     name: str  # the host that the request names
     destination: str = ""  # what that is a name of: a service, or "subset.service"; empty: nothing
     service: str = ""
-    subset: str = ""
+    subset: str = ""  # that it goes to; empty: all instances, or several by a split
     protocol: str = ""
     opaque: bool = False  # carried as bytes: who calls decides alone
-    route: str = ""
     rules: tuple[RuleVerdict, ...] = ()
     audited: tuple[Audit, ...] = ()
-    obstacle: str = ""  # why no instance can be used
-    instances: tuple[Verdict, ...] = ()
-    timeout: float = 0.0  # seconds for the whole call; 0: none
-    attempts: int = 0  # instances that are tried at most when connecting fails
-    repeatable: bool = False  # the method may be repeated on a connection that had served others and broke
+    routes: tuple[RouteVerdict, ...] = ()
+    treatment: Treatment = Treatment()
+    retries: Retries = Retries()
+    parts: tuple[Part, ...] = ()  # where it may go; more than one by a split
+    candidates: tuple[Candidate, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -126,33 +129,73 @@ def decide(question: Question, world: World) -> Decision:
         return Decision(allowed=False, reason=f"no service is known here as {name}", caller=uri, name=name)
     rules = world.policy.services.get(service.name, ServicePolicy())
     opaque = service.protocol != "http"
-    access = _access(rules.allow, rules.deny, world.policy.default(service.name), caller, head, opaque)
+    asked = Asked(caller, head.method, head.target, head.fields, opaque)
+    access = decided(Authoriser(rules.allow, rules.deny, *world.policy.default(service.name)), asked)
     callee = str(SpiffeId.service(snapshot.trust_domain, service.name))
     barred = [one for one in (uri, callee) if one in snapshot.denied]
-    instances = world.catalog.get(service.name, ())
-    here = Here(snapshot.host, snapshot.datacenter, snapshot.zone, world.bands)
-    verdicts = explain(instances, rules, service.subset, here)
+    request = (service.subset, head.method, head.target, head.fields)
+    explainer = Explainer(service.name, rules, opaque)
+    treatment = explainer.treatment(*request)
+    reached = _reached(service.name, rules, treatment, world)
     return Decision(
         allowed=access.allowed and not barred,
-        reason=f"the controller has barred {barred[0]}" if barred else _reason(access),
+        reason=f"the controller has barred {barred[0]}" if barred else reason(access),
         rule=access.rule,
         caller=uri,
         name=name,
         destination=destination,
         service=service.name,
-        subset=service.subset or rules.default_subset,
+        subset=reached.parts[0].subset if len(reached.parts) == 1 else "",
         protocol=service.protocol,
         opaque=opaque,
-        route=WHOLE,
-        rules=tuple(_rules(rules, access, caller, head, opaque)),
+        rules=tuple(rule_verdicts(rules.allow, rules.deny, access, asked, caller)),
         audited=access.audited,
-        obstacle=select(service.name, instances, rules, service.subset, here).obstacle,
-        instances=verdicts,
-        timeout=rules.timeout,
-        attempts=MAX_ATTEMPTS,
-        repeatable=head.method in IDEMPOTENT and not opaque,
-        notes=tuple(_notes(question, snapshot, service.name, opaque, verdicts)),
+        routes=explainer.verdicts(*request),
+        treatment=treatment,
+        retries=retries(treatment.retry, head.method, opaque),
+        parts=reached.parts,
+        candidates=reached.candidates,
+        notes=tuple(_notes(question, snapshot, service.name, opaque, reached)),
     )
+
+
+class _Reached(NamedTuple):
+    """What a call may go to."""
+
+    parts: tuple[Part, ...]
+    candidates: tuple[Candidate, ...]
+    mixed: tuple[str, ...]  # hosts with instances of the subset that is meant, and others
+
+
+def _reached(service: str, rules: ServicePolicy, treatment: Treatment, world: World) -> _Reached:
+    """The instances of every subset that the request may go to, and at the end those that are in none of them."""
+    instances = world.catalog.get(service, ())
+    host = world.snapshot
+    here = Here(host.host, host.datacenter, host.zone, world.bands)
+    parts, candidates = [], []
+    elsewhere = dict.fromkeys(range(len(instances)))
+    mixed: set[str] = set()
+    split = len(treatment.portions) > 1
+    for portion in treatment.portions:
+        subset, share = portion.subset, portion.share
+        level_of = judge(rules, subset if subset in rules.subsets else "", here)
+        parts.append(Part(subset, share, select(service, instances, rules, subset, here).obstacle))
+        verdicts = explain(instances, rules, subset, here)
+        ports = {verdict.instance.mesh for verdict in verdicts if verdict.used and share}
+        for index, verdict in enumerate(verdicts):
+            instance = verdict.instance
+            outside = level_of(instance) == OTHER_SUBSET
+            if outside and instance.mesh and instance.mesh in ports:
+                mixed.add(instance.host)
+            if split and outside:
+                continue
+            elsewhere.pop(index, None)
+            candidates.append(Candidate(subset, verdict._replace(share=verdict.share * share)))
+    if split:
+        names = ", ".join(portion.subset for portion in treatment.portions)
+        none = f"in none of the subsets {names}"
+        candidates += [Candidate("", Verdict(instances[index], False, -1, 0.0, none)) for index in elsewhere]
+    return _Reached(tuple(parts), tuple(candidates), tuple(sorted(mixed)))
 
 
 def _destination(host: bytes, world: World) -> tuple[str, Service | None]:
@@ -176,70 +219,12 @@ def _caller(question: Question, snapshot: Snapshot) -> tuple[str, str]:
     return question.caller, str(SpiffeId.service(snapshot.trust_domain, question.caller))
 
 
-def _access(
-    allow: Sequence[Rule],
-    deny: Sequence[Rule],
-    default: tuple[bool, str],
-    caller: str,
-    head: RequestHead,
-    opaque: bool,
-) -> Access:
-    """What the inbound path of the callee's host decides."""
-    authoriser = Authoriser(allow, deny, *default)
-    if opaque:
-        return authoriser.connection(caller)
-    return authoriser.request(caller, head.method, head.target, head.fields)
-
-
-def _reason(access: Access) -> str:
-    verb = "allowed" if access.allowed else "denied"
-    return f"{verb} by {access.rule}" if access.by_rule else f"{verb}, as no rule speaks of it: {access.rule}"
-
-
-def _rules(
-    rules: ServicePolicy, access: Access, caller: str, head: RequestHead, opaque: bool
-) -> Iterator[RuleVerdict]:
-    """Every rule, each asked alone."""
-    for kind, some in (("deny", rules.deny), ("allow", rules.allow)):
-        for rule in some:
-            why = _mismatch(kind, rule, caller, head, opaque)
-            yield RuleVerdict(
-                kind=kind,
-                source=rule.source,
-                audit=rule.audit,
-                matches=not why,
-                decides=access.by_rule
-                and not rule.audit
-                and not why
-                and (rule.source, kind == "allow") == (access.rule, access.allowed),
-                why=why,
-            )
-
-
-def _mismatch(kind: str, rule: Rule, caller: str, head: RequestHead, opaque: bool) -> str:
-    """Why a rule does not match: its first part that does not. The parts are added one by one until it is found."""
-    method, path = head.method.decode("latin-1"), _path(head)
-    partial = Rule(rule.callers)
-    for part, values, why in (
-        ("from", {}, f"{caller} is not among them"),
-        ("methods", {"methods": rule.methods}, f"{method} is not among them"),
-        ("paths", {"paths": rule.paths}, f"{path} is not among them"),
-        ("headers", {"headers": rule.headers}, "the request has others"),
-    ):
-        partial = msgspec.structs.replace(partial, **values)
-        some = (partial,)
-        allow, deny = (some, ()) if kind == "allow" else ((), some)
-        if not _access(allow, deny, (True, ""), caller, head, opaque).by_rule:
-            return f"{part}: {'not known of bytes' if opaque and values else why}"
-    return ""
-
-
 def _path(head: RequestHead) -> str:
     return head.target.decode("latin-1").partition("?")[0]
 
 
 def _notes(
-    question: Question, snapshot: Snapshot, service: str, opaque: bool, verdicts: Sequence[Verdict]
+    question: Question, snapshot: Snapshot, service: str, opaque: bool, reached: _Reached
 ) -> Iterator[str]:
     """What else to know."""
     if service not in snapshot.services:
@@ -253,13 +238,13 @@ def _notes(
             f"servers read {_path(question.head)} in different ways: prefixes and templates of allow rules do not "
             "match it, and deny rules about paths do"
         )
-    barred = {
-        verdict.instance.host
-        for verdict in verdicts
-        if f"spiffe://{snapshot.trust_domain}/host/{verdict.instance.host}" in snapshot.denied
-    }
-    for host in sorted(barred):
+    verdicts = [candidate.verdict for candidate in reached.candidates]
+    hosts = {verdict.instance.host for verdict in verdicts}
+    for host in sorted(one for one in hosts if f"spiffe://{snapshot.trust_domain}/host/{one}" in snapshot.denied):
         yield f"the controller has barred the host {host}: its instances can't be reached"
-    plain = sum(verdict.used and not verdict.instance.mesh for verdict in verdicts)
+    for host in reached.mixed:
+        yield f"the host {host} has instances outside the subset too, and its hostproxy picks among all that it has"
+    plain = len({one.instance for one in verdicts if one.used and not one.instance.mesh})
     if plain:
         yield f"{plain} of the instances in use are reached in plain text, where nobody keeps the rules"
+

@@ -3,9 +3,9 @@
     listen -> caller -> codec -> route -> enforce -> upstream (balance, pool) -> TLS -> peer's mesh port
 
 ``begin`` is that line for one request. A request reads the tables once, at its head, and keeps what it found in the
-exchange. What later stages need stands where it will be asked: a route's rules between ``route`` and ``enforce``, a
-mirror beside ``send``, and retries in ``attempt``, which is called again with the endpoints already tried. None of it
-knows HTTP/1.1: the exchange's two ends may as well be streams of HTTP/2.
+exchange: also the route's choice, which later changes of the policy leave alone. What later stages need stands where
+it will be asked: a mirror beside ``send``, and retries in ``attempt``, which is called again with the endpoints already
+tried. None of it knows HTTP/1.1: the exchange's two ends may as well be streams of HTTP/2.
 """
 
 from __future__ import annotations
@@ -54,13 +54,25 @@ class Outbound:
         if head.method == b"CONNECT":
             self._connect(exchange, caller, service)
             return
-        exchange.target = destination = tables.outbound(caller.name, service)
-        exchange.series = destination.series
-        destination.series.in_flight += 1
+        destination = tables.outbound(caller.name, service)
+        series, timeout, retry = destination.series, destination.timeout, destination.retry
+        if destination.routing is not None:
+            way = destination.routing.find(head.method, head.target, head.fields)
+            if way is not None:
+                destination = tables.outbound(caller.name, way.key)
+                series = way.series(destination.secure)
+                timeout = destination.timeout if way.timeout is None else way.timeout
+                retry = destination.retry if way.retry is None else way.retry
+                exchange.route = way.route
+        exchange.target = destination
+        exchange.series = series
+        series.in_flight += 1
         if not head.authority:
             head.authority = service.encode()  # HTTP/1.0 without Host, or an empty one: servers want a name
-        if destination.timeout:
-            exchange.limit(destination.timeout)
+        if timeout:
+            exchange.limit(timeout)
+        if retry is not None:
+            exchange.allow_retries(retry)
         exchange.request_bytes = forward.request(
             head, caller.address, caller.protocol, b"", exchange.request_id
         )

@@ -63,13 +63,22 @@ class Reporter:
             exchange.received,
             exchange.sent,
         )
-        if exchange.attempts > 1:
-            result = "success" if exchange.flags == "-" else "failure"
-            self._metrics.count("retries_total", ("connect-failure" if exchange.tried else "reset", result))
+        if exchange.reasons or exchange.retries is not None:
+            self._count_retries(exchange)
         if self._log is not None:
             self._write(exchange, now)
         if self._watches is not None:
             self._show(self._watches, exchange, now)
+
+    def _count_retries(self, exchange: Exchange) -> None:
+        """Why further tries were made, or would have been, and whether the last one brought a usable answer."""
+        last = exchange.attempts - 1
+        for number, reason in enumerate(exchange.reasons[:last], 1):
+            result = "success" if number == last and exchange.flags == "-" else "failure"
+            self._metrics.count("retries_total", (reason, result))
+        retries, target = exchange.retries, exchange.target
+        if retries is not None and retries.over_budget and target is not None:
+            self._metrics.count("retries_over_budget_total", (retries.over_budget, target.name))
 
     def _show(self, watches: Watches, exchange: Exchange, now: float) -> None:
         head, caller, target = exchange.head, exchange.server.caller, exchange.target
@@ -100,6 +109,8 @@ class Reporter:
             source_identity=caller.uri,
             client=client,
             dest=dest,
+            route=exchange.route,
+            subset=target.subset if target is not None else "",
             method=cut(head.method.decode("latin-1")),
             path=path_of(head.target),
             authority=cut(head.authority.decode("latin-1")),
@@ -142,6 +153,8 @@ class Reporter:
                 status=exchange.status,
                 flags=exchange.flags,
                 details=exchange.details if exchange.flags != "-" else "",
+                route=exchange.route,
+                subset=target.subset if target is not None else "",
                 source=caller.name,
                 source_identity=caller.uri,
                 dest=target.name if target is not None else "",

@@ -9,6 +9,8 @@ from __future__ import annotations
 import msgspec
 
 from hostproxy.limits import Limits
+from hostproxy.mesh.retries import Retry
+from hostproxy.mesh.routes import Route
 from hostproxy.mesh.rules import Rule
 
 
@@ -37,6 +39,8 @@ class Service(msgspec.Struct, frozen=True, array_like=True):
     balance: str = "least-request"  # least-request, round-robin, random
     places: tuple[Place, ...] = ()
     obstacle: str = ""  # why there is no place, for callers to read
+    retry: Retry | None = None  # None: only what is safe for every request
+    routes: tuple[Route, ...] = ()  # of requests that name the service itself; empty for a subset
 
 
 class Local(msgspec.Struct, frozen=True, array_like=True):

@@ -8,10 +8,11 @@ destinations of that service.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from hostproxy.enforce.authorise import Authoriser
+from hostproxy.enforce.retry import RetryPolicy
 from hostproxy.identity.contexts import ClientContexts, ServerContexts
 from hostproxy.identity.trust import Trust
 from hostproxy.mesh.spiffe import ALPN_HTTP1, ALPN_TCP, ServerName, SpiffeId
@@ -20,6 +21,7 @@ from hostproxy.route.names import Names
 from hostproxy.upstream.destination import Destination
 from hostproxy.upstream.dial import Dialling, Security
 from hostproxy.upstream.endpoint import Endpoint
+from hostproxy.upstream.routing import Routing
 
 if TYPE_CHECKING:
     from hostproxy.snapshot import Delta, Identity, Local, Service, Snapshot
@@ -150,7 +152,7 @@ class Tables:
         for name in services:
             for key, old in self._destinations.pop(name, {}).items():
                 if name in self._services:
-                    new = self._build(name, *key, old.endpoints)
+                    new = self._build(name, *key, old)
                     self._destinations.setdefault(name, {})[key] = new
                     old.retire(new.endpoints)
                 else:
@@ -235,7 +237,7 @@ class Tables:
             return self._first_use(service, caller, ALPN_TCP)
 
     def _first_use(self, service: str, caller: str, alpn: str) -> Destination:
-        destination = self._build(service, caller, alpn, ())
+        destination = self._build(service, caller, alpn, None)
         if service in self._services:  # else nothing would ever take it away again
             self._destinations.setdefault(service, {})[caller, alpn] = destination
         return destination
@@ -246,10 +248,11 @@ class Tables:
         """A new endpoint."""
         return Endpoint(self.dialling, service, Address.parse(address), security, weight)
 
-    def _build(self, key: str, caller: str, alpn: str, before: Iterable[Endpoint]) -> Destination:
+    def _build(self, key: str, caller: str, alpn: str, before: Destination | None) -> Destination:
         service = self._services.get(key)
         if service is None:
-            return self._destination(key, key, caller, [], "random", 0.0)
+            series = self.metrics.requests("outbound", caller, key, "", False)
+            return Destination(key, [], "random", 0.0, series, self.random)
         if alpn == ALPN_HTTP1 and is_bytes(service.protocol):
             unsuitable = (
                 f'{key} has protocol "{service.protocol}", which is relayed as bytes: '
@@ -258,17 +261,22 @@ class Tables:
             endpoints = []
         else:
             unsuitable = service.obstacle
-            endpoints = self._endpoints(service, caller, alpn, before)
-        destination = self._destination(key, service.name, caller, endpoints, service.balance, service.timeout)
-        destination.unsuitable = unsuitable
-        return destination
-
-    def _destination(
-        self, key: str, service: str, caller: str, endpoints: Sequence[Endpoint], balance: str, timeout: float
-    ) -> Destination:
+            endpoints = self._endpoints(service, caller, alpn, before.endpoints if before is not None else ())
         secure = any(endpoint.security is not None for endpoint in endpoints)
-        series = self.metrics.requests("outbound", caller, service, "", secure)
-        return Destination(service, endpoints, balance, timeout, series, self.random, key)
+        series = self.metrics.requests("outbound", caller, service.name, "", secure, service.subset)
+        destination = Destination(
+            service.name, endpoints, service.balance, service.timeout, series, self.random, key
+        )
+        destination.unsuitable = unsuitable
+        if alpn == ALPN_HTTP1:
+            retry, routing = (before.retry, before.routing) if before is not None else (None, None)
+            # What says the same is kept: it counts the retries that are under way.
+            if retry is None or retry.source != service.retry:
+                retry = RetryPolicy(service.retry) if service.retry is not None else None
+            if routing is None or routing.source != service.routes:
+                routing = Routing(service, caller, self.metrics, self.random) if service.routes else None
+            destination.retry, destination.routing = retry, routing
+        return destination
 
     def _endpoints(self, service: Service, caller: str, alpn: str, before: Iterable[Endpoint]) -> list[Endpoint]:
         """An endpoint for each place of ``service``: those of ``before`` that are still right, else new ones."""
@@ -310,7 +318,7 @@ class Tables:
         calls: dict[str, int] = {}
         for key, of_key in self._destinations.items():
             for (caller, alpn), destination in of_key.items():
-                requests = counted[key, caller, alpn] = sum(destination.series.codes.values())
+                requests = counted[key, caller, alpn] = destination.requests()
                 new = requests - self._counted.get((key, caller, alpn), 0)
                 if not new:
                     # Long calls and tunnels were counted when they began, or will be when they end.

@@ -13,9 +13,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
 from hostproxy.ending import Ending, Suspicions
+from hostproxy.exchange.answers import DRAIN_GRACE
 from hostproxy.exchange.caller import Caller
 from hostproxy.exchange.replies import Refusal, reply
-from hostproxy.exchange.server import DRAIN_GRACE, ServerConnection
+from hostproxy.exchange.server import ServerConnection
 from hostproxy.exchange.surroundings import Surroundings
 from hostproxy.exchange.tunnel import DENIED, POLICY, UNTRUSTED, Joiner, Tunnel
 from hostproxy.identity.workload import NO_SERVICE, Workloads

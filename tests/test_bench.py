@@ -19,7 +19,9 @@ from twisted.logger import LogLevel
 
 from hostproxy import config
 from hostproxy.control.logs import Lines
+from hostproxy.discovery import catalog
 from hostproxy.mesh import policy
+from hostproxy.route.table import RouteTable
 from tests.bench import certificates, discovery, load, measure, processes, report
 from tests.bench.__main__ import main
 from tests.bench.cases import CASES, Case
@@ -292,6 +294,18 @@ class TestConfigurations:
             assert {name: service.permissive for name, service in services.items()} == dict.fromkeys(
                 SERVICES, hops == 1
             )
+
+    def test_with_routes_the_last_one_splits_what_is_asked(self, issued: Certificates, tmp_path: Path) -> None:
+        (launch,) = hostproxy.Routed().render(site_of(issued, tmp_path, 1))
+        launch.directory.mkdir()
+        for name, content in launch.files.items():
+            (launch.directory / name).write_text(content)
+        routes = policy.load(str(launch.directory / "policy.toml")).services["payments"].routes
+        assert len(routes) == hostproxy.ROUTES
+        fields = b"".join(b"Field-%d: value\r\n" % number for number in range(10))
+        assert RouteTable(routes).find(b"GET", b"/1k?x=1", fields) == hostproxy.ROUTES - 1
+        instances = catalog.load(str(launch.directory / "catalog.toml"))["payments"]
+        assert [one.version for one in instances] == ["1", "2"]
 
     def test_a_moved_instance_is_told_by_its_place(self) -> None:
         moved = {**SERVICES, "payments": ("127.0.2.1:8080", "127.0.2.11:8080")}

@@ -27,9 +27,11 @@ from hostproxy.discovery.catalog import CRITICAL, Instance
 from hostproxy.identity.files import Identities
 from hostproxy.limits import Limits
 from hostproxy.mesh.policy import UNSAID, Policy, ServicePolicy
+from hostproxy.mesh.retries import Retry
+from hostproxy.mesh.routes import Match, Route, Share
 from hostproxy.mesh.rules import Rule
 from hostproxy.mesh.subsets import Subset
-from hostproxy.snapshot import Identity, Place, Snapshot
+from hostproxy.snapshot import Delta, Identity, Place, Snapshot
 
 replace = msgspec.structs.replace
 
@@ -388,3 +390,63 @@ def test_who_is_denied_reaches_the_workers() -> None:
     unchanged = difference(after, compiled(denied=denied))
     assert unchanged is not None
     assert unchanged.denied is None
+
+
+CANARY = Route(Match(headers=(("x-canary", "yes"),)), (Share("v2"),), timeout=5.0, name="canary", source="p:20")
+
+
+def routed(*routes: Route, **rest: Any) -> Policy:
+    subsets = {"v2": Subset(version="2")}
+    rules = ServicePolicy(**{"subsets": subsets, "retry": Retry(attempts=2), "timeout": 2.0, "routes": routes, **rest})
+    return Policy(services={"payments": rules, "stock": ServicePolicy()})
+
+
+def test_routes_are_of_the_service_and_retries_of_its_subsets_too() -> None:
+    services = compiled(policy=routed(CANARY)).services
+    assert (services["payments"].routes, services["payments"].retry) == ((CANARY,), Retry(attempts=2))
+    assert (services["v2.payments"].routes, services["v2.payments"].retry) == ((), Retry(attempts=2))
+    assert (services["stock"].routes, services["stock"].retry) == ((), None)
+
+
+@pytest.mark.parametrize("protocol", ["tcp", "http2", "grpc"])
+def test_in_bytes_nobody_tells_requests_apart(protocol: str) -> None:
+    services = compiled(policy=routed(CANARY, protocol=protocol)).services
+    assert {(one.routes, one.retry) for key, one in services.items() if key.endswith("payments")} == {((), None)}
+
+
+def test_a_change_of_routes_reaches_the_workers_and_nothing_else_does() -> None:
+    before = inputs(policy=routed(CANARY))
+    old = compile_snapshot(1, before)
+    moved = replace(CANARY, split=(Share("v2", 10), Share("v3", 90)), retry=Retry(on=("5xx",), statuses=(429,)))
+    after = before._replace(policy=routed(moved))
+    new = compile_snapshot(2, after, (before, old))
+    assert new == compile_snapshot(2, after)
+    delta = difference(old, new)
+    assert delta is not None
+    assert list(delta.services) == ["payments"]
+    assert delta.services["payments"] == new.services["payments"]
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(delta), type=Delta) == delta
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(new), type=Snapshot) == new
+    gone = compile_snapshot(3, before._replace(policy=routed()), (after, new))
+    assert gone.services["payments"].routes == ()
+    assert gone.services["v2.payments"] is new.services["v2.payments"]
+
+
+def test_a_policy_that_says_the_same_of_routes_is_no_news() -> None:
+    before = inputs(policy=routed(CANARY))
+    old = compile_snapshot(1, before)
+    again = compile_snapshot(2, before._replace(policy=routed(replace(CANARY))), (before, old))
+    assert again.services["payments"] is old.services["payments"]
+    assert nothing_new(old, again)
+
+
+@pytest.mark.parametrize(
+    ("timeout", "of_routes", "expected"),
+    [(2.0, (), 2.0), (2.0, (5.0, 1.0), 5.0), (2.0, (None, 1.0), 2.0), (2.0, (0.0, 5.0), 0.0), (0.0, (5.0,), 0.0)],
+)
+def test_the_callee_s_host_waits_as_long_as_the_longest_route_allows(
+    timeout: float, of_routes: tuple[float | None, ...], expected: float
+) -> None:
+    routes = tuple(replace(CANARY, timeout=each) for each in of_routes)
+    policy = Policy(services={"cart": ServicePolicy(timeout=timeout, routes=routes)})
+    assert compiled(policy=policy).locals["cart"].timeout == expected

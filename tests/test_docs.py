@@ -21,7 +21,9 @@ from hostproxy.discovery.catalog import Instance
 from hostproxy.discovery.consul.instances import Conversion, Source, split
 from hostproxy.discovery.consul.refusals import Reachable
 from hostproxy.limits import Limits
-from hostproxy.mesh import policy
+from hostproxy.mesh import policy, policy_tables
+from hostproxy.mesh.retries import Retry
+from hostproxy.mesh.subsets import SUBSET
 from hostproxy.selection import Here, explain, select
 from hostproxy.telemetry import flags
 from hostproxy.telemetry.access_log import AccessRecord
@@ -109,9 +111,24 @@ def test_every_limit_is_described() -> None:
 def test_every_key_of_policy_is_described() -> None:
     described = {row[0] for row in rows(section(document("policy.md"), "## Keys"))}
     service = {f"service.NAME.{key}" for key in policy.SERVICE.keys}
-    rule = {f"rule.{key}" for key in policy.RULE.keys}
-    subset = {f"subset.{key}" for key in policy.SUBSET.keys}
-    assert described == {"defaults.access"} | service | rule | subset
+    tables = {
+        "rule": policy_tables.RULE,
+        "subset": SUBSET,
+        "route": policy_tables.ROUTE,
+        "match": policy_tables.MATCH,
+        "split": policy_tables.SHARE,
+        "retry": policy_tables.RETRY,
+    }
+    assert described == {"defaults.access"} | service | {
+        f"{name}.{key}" for name, table in tables.items() for key in table.keys
+    }
+
+
+def test_the_defaults_of_retries_are_those() -> None:
+    table = rows(section(document("policy.md"), "## Keys"))
+    defaults = {key.removeprefix("retry."): default for key, default, _ in table if key.startswith("retry.")}
+    told = "\n".join(f"{key} = {default}" for key, default in defaults.items() if default != "none")
+    assert policy.parse_files({"p.toml": f"[service.a.retry]\n{told}".encode()}).services["a"].retry == Retry()
 
 
 def test_the_policy_shown_is_one(tmp_path: Path) -> None:
@@ -200,7 +217,7 @@ def test_the_registration_shown_is_read_as_meant() -> None:
 def test_the_rights_shown_are_enough_and_each_is_needed(tmp_path: Path) -> None:
     (policy,) = blocks(document("consul.md"), "hcl")
     rights = policy.splitlines()
-    with running(tmp_path, acl=True) as consul:
+    with running(tmp_path, acl=True, memory=True) as consul:
         consul.register("payments", "10.0.0.12", 9001)
         assert works(consul, consul.policy("all", policy))
         for number, right in enumerate(rights):

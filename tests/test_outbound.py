@@ -103,7 +103,7 @@ def test_why_there_is_no_endpoint_is_told(make_host: Make, loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("name", [b"v2.payments", b"v2.payments.mesh"])
-def test_a_subset_is_reached_by_its_name_and_counted_with_its_service(
+def test_a_subset_is_reached_by_its_name_and_counted_as_a_part_of_its_service(
     make_host: Make, loop: Loop, name: bytes
 ) -> None:
     all_, v2 = Listening(loop), Listening(loop)
@@ -118,8 +118,9 @@ def test_a_subset_is_reached_by_its_name_and_counted_with_its_service(
     there.send(OK)
     client.until(END + b"ok")
     assert all_.pending() is None
-    assert host.records.lines[0].dest == "payments"
-    assert host.metrics.requests("outbound", "cart", "payments", "", False).codes == {(b"GET", 200, "-"): 1}
+    assert (host.records.lines[0].dest, host.records.lines[0].subset) == ("payments", "v2")
+    assert host.metrics.requests("outbound", "cart", "payments", "", False, "v2").codes == {(b"GET", 200, "-"): 1}
+    assert host.metrics.requests("outbound", "cart", "payments", "", False).codes == {}
 
 
 def test_a_subset_without_endpoints_is_named(make_host: Make, loop: Loop) -> None:

@@ -8,8 +8,10 @@ import pytest
 
 from hostproxy.codec.http1 import HeadLimits, parse_request, parse_response
 from hostproxy.enforce.authorise import Audit, Decision
+from hostproxy.enforce.retry import RetryPolicy
 from hostproxy.exchange.caller import Caller
 from hostproxy.exchange.exchange import Exchange
+from hostproxy.mesh.retries import Retry
 from hostproxy.reporting import Reporter
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.telemetry.tap import Filter
@@ -62,19 +64,42 @@ def test_one_that_named_no_destination_is_counted_as_such() -> None:
 
 
 @pytest.mark.parametrize(
-    ("tried", "flags", "labels"),
+    ("reasons", "attempts", "flags", "counted"),
     [
-        (("x",), "-", ("connect-failure", "success")),
-        (("x",), "UF", ("connect-failure", "failure")),
-        ((), "-", ("reset", "success")),
+        (("connect-failure",), 2, "-", {("connect-failure", "success"): 1}),
+        (("connect-failure",), 2, "UF", {("connect-failure", "failure"): 1}),
+        (("connect-failure",), 1, "UF", {}),  # there was nowhere else to try
+        (("reset",), 2, "-", {("reset", "success"): 1}),
+        (("status",), 1, "DC", {}),  # the client went before the retry was made
+        (("status", "status"), 3, "URX", {("status", "failure"): 2}),
+        (
+            ("connect-failure", "status", "timeout"),
+            4,
+            "-",
+            {("connect-failure", "failure"): 1, ("status", "failure"): 1, ("timeout", "success"): 1},
+        ),
     ],
 )
-def test_retries_are_counted(tried: tuple[Any, ...], flags: str, labels: tuple[str, ...]) -> None:
+def test_retries_are_counted(
+    reasons: tuple[str, ...], attempts: int, flags: str, counted: dict[tuple[str, ...], int]
+) -> None:
     metrics = WorkerMetrics()
     one = exchange(metrics)
-    one.attempts, one.tried, one.flags = 2, tried, flags
+    one.attempts, one.reasons, one.flags = attempts, reasons, flags
     Reporter(metrics, None, 1).request(one)
-    assert metrics._events["retries_total"] == {labels: 1}
+    assert metrics._events["retries_total"] == counted
+
+
+def test_a_retry_that_the_budget_did_not_allow_is_counted() -> None:
+    metrics = WorkerMetrics()
+    one = exchange(metrics)
+    one.allow_retries(RetryPolicy(Retry()))
+    assert one.retries is not None
+    one.attempts, one.target = 1, SimpleNamespace(name="payments", subset="")  # type: ignore[assignment]
+    one.retries.over_budget = "status"
+    Reporter(metrics, None, 1).request(one)
+    assert metrics._events["retries_over_budget_total"] == {("status", "payments"): 1}
+    assert metrics._events["retries_total"] == {}
 
 
 def test_the_log_line_of_a_request() -> None:
@@ -105,6 +130,20 @@ def test_the_log_line_of_a_request() -> None:
         "abc",
     )
     assert "b=c" not in repr(line)
+
+
+def test_route_and_subset_are_in_the_log_and_shown_live() -> None:
+    metrics, records, seen = WorkerMetrics(), Records(), Seen(Filter())
+    reporter = Reporter(metrics, records, 1)  # type: ignore[arg-type]
+    reporter.show_to(seen.watches)
+    one = exchange(metrics)
+    one.route, one.target = "canary", SimpleNamespace(name="payments", subset="v2")  # type: ignore[assignment]
+    reporter.request(one)
+    reporter.request(exchange(metrics))
+    expected = [("canary", "v2"), ("", "")]
+    assert [(line.route, line.subset) for line in records.lines] == expected
+    (shown,) = seen.take()
+    assert [(record["route"], record["subset"]) for record in shown] == expected
 
 
 def test_the_log_may_come_and_go() -> None:

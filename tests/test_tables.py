@@ -5,6 +5,8 @@ from random import Random
 
 import pytest
 
+from hostproxy.mesh.retries import Retry
+from hostproxy.mesh.routes import Match, Route, Share
 from hostproxy.mesh.rules import Rule
 from hostproxy.net.deadlines import Deadlines
 from hostproxy.snapshot import Delta, Local, Place, Service, Snapshot
@@ -12,6 +14,7 @@ from hostproxy.tables import MAX_CALLERS, MAX_USED, Tables
 from hostproxy.telemetry.metrics import WorkerMetrics
 from hostproxy.upstream.destination import Destination
 from hostproxy.upstream.dial import Dialling
+from hostproxy.upstream.routing import Way
 from tests.datapath import identities, place, service, snapshot
 from tests.identity.crafting import CART, authority, good
 from tests.support import Loop, loop
@@ -79,7 +82,8 @@ def test_a_subset_is_a_destination_of_its_own_with_the_name_of_its_service(make:
     assert places(subset) == {"10.0.0.2:15443": (5, True)}
     assert (subset.name, subset.key, subset.timeout) == ("payments", "v2.payments", 3.0)
     assert (whole.name, whole.key) == ("payments", "payments")
-    assert subset.series is whole.series
+    assert (whole.subset, subset.subset) == ("", "v2")
+    assert subset.series is not whole.series
     (endpoint,) = subset.endpoints
     assert endpoint.security is not None
     assert endpoint.security.server_name == "payments.dc1.mesh.test"
@@ -300,6 +304,98 @@ def test_services_that_were_called_since_the_last_time(make: Make) -> None:
     assert tables.used() == ("payments",)
     endpoint.in_flight = 0
     assert tables.used() == ()
+
+
+def routed(*places: Place, **changes: object) -> tuple[Service, Service]:
+    """The service with a route to its subset, and the subset."""
+    canary = Route(Match(path="/x"), (Share("v2"),), name="canary", retry=Retry(attempts=3))
+    whole = payments(*places, **{"routes": (canary,), "retry": Retry(), **changes})
+    return whole, payments(*places, subset="v2", retry=Retry())
+
+
+def way(tables: Tables, caller: str = "cart", target: bytes = b"/x") -> Way | None:
+    routing = tables.outbound(caller, "payments").routing
+    assert routing is not None
+    return routing.find(b"GET", target, b"")
+
+
+def test_routes_are_those_of_the_service_and_of_requests(make: Make) -> None:
+    tables = make(snapshot(routed(at(1))))
+    canary = way(tables)
+    assert canary is not None
+    assert (canary.key, canary.route, canary.timeout) == ("v2.payments", "canary", None)
+    assert way(tables, target=b"/y") is None
+    assert tables.outbound("cart", "v2.payments").routing is None
+    assert tables.outbound_tcp("cart", "payments").routing is None
+    assert tables.outbound_tcp("cart", "payments").retry is None
+
+
+def test_retries_are_counted_for_each_caller_and_for_a_route_with_its_own(make: Make) -> None:
+    tables = make(snapshot(routed(at(1)), names=("host", "cart", "shop")))
+    cart, shop = way(tables), way(tables, "shop")
+    assert cart is not None
+    assert shop is not None
+    policies = [
+        cart.retry,
+        shop.retry,
+        *(tables.outbound(who, key).retry for who in ("cart", "shop") for key in ("payments", "v2.payments")),
+    ]
+    assert len({id(policy) for policy in policies}) == 6
+    assert [policy.attempts for policy in policies if policy is not None] == [3, 3, 1, 1, 1, 1]
+
+
+def test_a_change_of_instances_keeps_routes_and_the_count_of_retries(make: Make) -> None:
+    tables = make(snapshot(routed(at(1))))
+    before, destination = way(tables), tables.outbound("cart", "payments")
+    tables.change(Delta(version=2, services={"payments": routed(at(2))[0]}))
+    after = tables.outbound("cart", "payments")
+    assert after is not destination
+    assert after.retry is destination.retry
+    assert way(tables) is before
+
+
+def test_a_change_of_policy_replaces_what_it_speaks_of(make: Make) -> None:
+    tables = make(snapshot(routed(at(1))))
+    canary, retry = way(tables), tables.outbound("cart", "payments").retry
+    tables.change(Delta(version=2, services={"payments": routed(at(1), retry=Retry(attempts=5))[0]}))
+    destination = tables.outbound("cart", "payments")
+    assert way(tables) is canary
+    assert destination.retry is not None
+    assert destination.retry is not retry
+    assert destination.retry.attempts == 5
+    stable = Route(split=(Share("v1"),), name="stable")
+    tables.change(Delta(version=3, services={"payments": routed(at(1), routes=(stable,), retry=None)[0]}))
+    moved = way(tables)
+    assert moved is not None
+    assert (moved.key, moved.retry, tables.outbound("cart", "payments").retry) == ("v1.payments", None, None)
+    tables.change(Delta(version=4, services={"payments": routed(at(1), routes=())[0]}))
+    assert tables.outbound("cart", "payments").routing is None
+
+
+def test_a_caller_whose_certificate_is_replaced_keeps_its_routes(make: Make) -> None:
+    first = snapshot(routed(at(1)))
+    tables = make(first)
+    assert way(tables) is not None
+    tables.change(Delta(version=2, identities={"cart": good(CART)}))
+    canary = way(tables)
+    assert canary is not None
+    assert canary.series(True) is tables.metrics.requests("outbound", "cart", "payments", "canary", True, "v2")
+
+
+def test_calls_by_a_route_are_told_as_calls_of_the_service(make: Make) -> None:
+    tables = make(snapshot((*routed(at(1)), service("stock"))))
+    canary = way(tables)
+    assert canary is not None
+    assert tables.used() == ()
+    for secure in (True, False):
+        canary.series(secure).record(b"GET", 200, "-", 0.1, 0.1, 0, 0)
+    called(tables, "stock")
+    assert tables.used() == ("payments", "stock")
+    assert tables.used() == ()
+    tables.change(Delta(version=2, services={"payments": routed(at(2))[0]}))
+    assert tables.used() == ()
+    tables.outbound("cart", canary.key).endpoints[0].in_flight = 1  # a long call by the route
+    assert tables.used() == ("payments",)
 
 
 def test_only_the_most_called_are_told(make: Make) -> None:

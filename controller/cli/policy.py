@@ -14,9 +14,10 @@ from controller.cli.client import Document, Misused, Refused, Unreachable
 from controller.cli.command import NO, PARTLY, YES, Actions, perform
 from controller.cli.terminal import GREEN, RED, moment, painted, pairs, say, shown, span, table
 from controller.policy import expectations, files
-from controller.policy.expectations import Outcome, Rehearsal
+from controller.policy.rehearsal import Outcome, Rehearsal
 from hostproxy.mesh.document import Invalid, Problem
 from hostproxy.mesh.policy import Policy
+from hostproxy.mesh.routes import NO_ROUTE
 
 HEAD = ("GENERATION", "APPLIED", "BY", "FILES", "NOTE")
 NEWEST = 0
@@ -158,13 +159,16 @@ def _verdict(outcomes: list[Outcome], failed: list[Outcome]) -> Iterable[str]:
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:
-    expectation, decision = outcome.expectation, outcome.decision
+    expectation, decision, treatment = outcome.expectation, outcome.decision, outcome.treatment
     return {
         "source": expectation.source,
         "call": str(expectation.call),
         "fault": outcome.fault,
         "decision": "allow" if decision.allowed else "deny",
         "rule": decision.rule,
+        "route": treatment.route or NO_ROUTE,
+        "subsets": [each.subset for each in treatment.portions if each.share and each.subset],
+        "timeout_seconds": treatment.timeout or None,
     }
 
 

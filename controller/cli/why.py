@@ -1,4 +1,4 @@
-"""``hostproxy-controller why``: what policy says of a call, and which rule, file and line.
+"""``hostproxy-controller why``: what policy says of a call, and which rule and which route, file and line.
 
 The part of ``hostproxy why`` that no host is needed for. Which instances there are is not known to the controller.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,23 +16,18 @@ from controller.cli import client, policy, terminal
 from controller.cli.client import Document, Misused
 from controller.cli.command import NO, YES, perform, single
 from controller.cli.terminal import BOLD, GREEN, RED, YELLOW, painted, say, shown
-from controller.policy.expectations import (
-    DEFAULT_PROTOCOL,
-    HEADERS,
-    HOST,
-    Call,
-    Rehearsal,
-    ask,
-    header_value,
-    request_path,
-)
-from hostproxy.enforce.authorise import Authoriser, Decision, is_ambiguous
+from controller.policy.expectations import HEADERS, HOST, Call, header_value, request_path
+from controller.policy.rehearsal import DEFAULT_PROTOCOL, Rehearsal
+from hostproxy import explanation
+from hostproxy.enforce.authorise import is_ambiguous
+from hostproxy.enforce.explain import reason, retries, verdicts
 from hostproxy.mesh import names, rules
 from hostproxy.mesh.document import Invalid
 from hostproxy.mesh.policy import Policy, ServicePolicy, parse_files
-from hostproxy.mesh.rules import Rule
 from hostproxy.mesh.units import Wrong
 from hostproxy.route.names import Names
+
+COLOURS = {explanation.GOOD: GREEN, explanation.BAD: RED, explanation.DOUBTFUL: YELLOW}
 
 _URL = re.compile(r"(?:(http|tcp)://)?([^/?#:]+)(?::[0-9]{1,5})?([/?#][!-~]*)?")
 
@@ -142,21 +137,30 @@ def explain(name: str, call: Call, world: World) -> Document:
     subset, _, service = destination.rpartition(".")
     call = msgspec.structs.replace(call, service=service)
     rehearsal = Rehearsal(world.policy)
-    decision, as_bytes = rehearsal.decide(call), rehearsal.is_bytes(service)
+    decision, asked, explainer = rehearsal.decide(call), rehearsal.asked(call), rehearsal.explainer(service)
+    request = (subset, asked.method, asked.target, asked.fields)
+    treatment = explainer.treatment(*request)
     own = world.policy.services.get(service, ServicePolicy())
+    explained = explanation.document(
+        tuple(verdicts(own.allow, own.deny, decision, asked, call.caller)),
+        explainer.verdicts(*request),
+        treatment,
+        retries(treatment.retry, asked.method, asked.opaque),
+    )
     barred = [each for each in (call.caller, service) if each in world.denied]
     return document | {
         "allowed": decision.allowed and not barred,
-        "reason": f"the controller has barred {barred[0]}" if barred else _reason(decision),
+        "reason": f"the controller has barred {barred[0]}" if barred else reason(decision),
         "rule": decision.rule,
         "service": service,
-        "subset": subset or own.default_subset,
+        "subset": treatment.portions[0].subset if len(treatment.portions) == 1 else "",
         "protocol": own.protocol or DEFAULT_PROTOCOL,
+        "opaque": asked.opaque,
         "method": call.method,
         "path": call.path,
-        "rules": list(_rules(own, decision, call, as_bytes)),
+        **explained,
         "audited": [each._asdict() for each in decision.audited],
-        "notes": list(_notes(call, own, world, as_bytes)),
+        "notes": list(_notes(call, own, world, asked.opaque)),
     }
 
 
@@ -167,49 +171,6 @@ def _destination(name: str, world: World) -> str:
     # Consul may know services that nobody here has heard of.
     host = name.encode("ascii", "replace")
     return found.service(host) or found.candidate(host) or ""
-
-
-def _reason(decision: Decision) -> str:
-    verb = "allowed" if decision.allowed else "denied"
-    return f"{verb} by {decision.rule}" if decision.by_rule else f"{verb}, as no rule speaks of it: {decision.rule}"
-
-
-def _rules(own: ServicePolicy, decision: Decision, call: Call, as_bytes: bool) -> Iterator[dict[str, Any]]:
-    """Every rule, each asked alone."""
-    for kind, some in (("deny", own.deny), ("allow", own.allow)):
-        for rule in some:
-            why = _mismatch(kind, rule, call, as_bytes)
-            decides = (
-                decision.by_rule
-                and not rule.audit
-                and not why
-                and (rule.source, kind == "allow") == (decision.rule, decision.allowed)
-            )
-            yield {
-                "kind": kind,
-                "source": rule.source,
-                "audit": rule.audit,
-                "matches": not why,
-                "decides": decides,
-                "why": why,
-            }
-
-
-def _mismatch(kind: str, rule: Rule, call: Call, as_bytes: bool) -> str:
-    """Why a rule does not match: its first part that does not. The parts are added one by one until it is found."""
-    partial = Rule(rule.callers)
-    for part, values, why in (
-        ("from", {}, f"{call.caller} is not among them"),
-        ("methods", {"methods": rule.methods}, f"{call.method} is not among them"),
-        ("paths", {"paths": rule.paths}, f"{call.path.partition('?')[0]} is not among them"),
-        ("headers", {"headers": rule.headers}, "the request has others"),
-    ):
-        partial = msgspec.structs.replace(partial, **values)
-        some = (partial,)
-        allow, deny = (some, ()) if kind == "allow" else ((), some)
-        if not ask(Authoriser(allow, deny, True, ""), call, as_bytes).by_rule:
-            return f"{part}: {'not known of bytes' if as_bytes and values else why}"
-    return ""
 
 
 def _notes(call: Call, own: ServicePolicy, world: World, as_bytes: bool) -> Iterator[str]:
@@ -237,19 +198,8 @@ def _lines(document: Document) -> Iterable[str]:
     subset = f", subset {document['subset']}" if document["subset"] else ""
     service = painted(document["service"], BOLD)
     yield f"to        {shown(document['name'])}: service {service}{subset}, {document['protocol']}"
-    if not document["rules"]:
-        yield f"rules     none; {shown(document['rule'])}"
-    title = "rules"
-    for rule in document["rules"]:
-        yield f"{title:8}  {rule['kind']:5}  {shown(rule['source'])}  {_verdict(rule)}"
-        title = ""
+    for line in explanation.lines(document, document["method"], document["opaque"]):
+        text, ending = shown(line.text), shown(line.verdict)
+        yield f"{line.title:8}  {text}{painted(ending, COLOURS[line.mood]) if line.mood else ending}"
     for note in document["notes"]:
         yield painted(f"note      {shown(note)}", YELLOW)
-
-
-def _verdict(rule: dict[str, Any]) -> str:
-    if rule["decides"]:
-        return painted("allows it", GREEN) if rule["kind"] == "allow" else painted("denies it", RED)
-    if not rule["matches"]:
-        return f"passed over: {shown(rule['why'])}"
-    return painted(f"would {rule['kind']} it: audit = true", YELLOW) if rule["audit"] else "matches as well"

@@ -1,4 +1,4 @@
-"""What the writer of a policy expects of it, held against what the proxies will decide.
+"""What the writer of a policy expects of it.
 
 A directory of policy may have a directory ``tests`` with files of their own:
 
@@ -9,35 +9,38 @@ A directory of policy may have a directory ``tests`` with files of their own:
     path = "/make-payment"
     decision = "allow"
     rule = "payments.toml:12"
+    route = "canary"
+    subsets = ["v1", "v2"]
 
-They never reach a host. Each is decided by :class:`hostproxy.enforce.authorise.Authoriser`, which decides on hosts too.
+They never reach a host. :mod:`controller.policy.rehearsal` decides them.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Collection
+from typing import Any
 
 import msgspec
 
 from controller.policy.files import TESTS
-from hostproxy.enforce.authorise import Authoriser, Decision
 from hostproxy.mesh import names, rules
 from hostproxy.mesh.bundle import FILES
 from hostproxy.mesh.document import POLICY_SIZE, Document, Invalid, Problem, read
 from hostproxy.mesh.findings import Findings
-from hostproxy.mesh.kinds import MapOf, Text, did_you_mean
-from hostproxy.mesh.policy import Policy, ServicePolicy
+from hostproxy.mesh.kinds import Duration, ListOf, MapOf, Text, did_you_mean
+from hostproxy.mesh.policy_tables import route_name
+from hostproxy.mesh.retries import CALL_TIMEOUT
+from hostproxy.mesh.routes import NO_ROUTE
 from hostproxy.mesh.schema import Key, Table, Tables
+from hostproxy.mesh.subsets import SUBSETS
 from hostproxy.mesh.units import Wrong
 
 HOST = "host"  # calls in the name of a host, and not of a service
 MOST = 10_000  # expectations of a file
 HEADERS = 32  # of a request
-DEFAULT_PROTOCOL = "http"  # where policy leaves it to the hosts
-ABOUT_REQUESTS = ("method", "path", "headers")
+ABOUT_REQUESTS = ("method", "path", "headers", "route", "timeout")
 
 # What the HTTP parser of hosts takes as the target of a request.
 _PATH = re.compile(r"/(?:[!\"$&->@-\[\]-~]|%[0-9A-Fa-f]{2}){0,8000}(?:\?[!\"$-~]{0,8000})?")
@@ -64,16 +67,11 @@ class Expectation(msgspec.Struct, frozen=True, kw_only=True):
     call: Call
     allowed: bool
     rule: str = ""  # "payments.toml:12": what is to decide it; empty: whatever does
+    route: str = ""  # its name, or "payments.toml:20"; "none": no route; empty: whatever there is
+    subsets: tuple[str, ...] | None = None  # exactly those that can get it; empty: all instances; None: any
+    timeout: float | None = None  # seconds for the whole call, 0 for none; None: whatever it is
     about_requests: bool = False  # it gives what only requests have
     source: str = ""  # "tests/payments.toml:1"
-
-
-class Outcome(NamedTuple):
-    """What became of an expectation."""
-
-    expectation: Expectation
-    decision: Decision
-    fault: str  # why it is not met; "" when it is
 
 
 def request_path(text: str) -> str:
@@ -100,6 +98,10 @@ def _rule(text: str) -> str:
     return text
 
 
+def _route(text: str) -> str:
+    return text if text == NO_ROUTE or _RULE.fullmatch(text) else route_name(text)
+
+
 def _expected(**values: Any) -> dict[str, Any]:
     return values
 
@@ -113,6 +115,9 @@ _EXPECT = Table(
     Key("headers", MapOf(rules.header_name, Text(header_value), most=HEADERS), "its header fields", default={}),
     Key("decision", Text(choices=("allow", "deny")), "what is decided"),
     Key("rule", Text(_rule), "the rule, or the default, that decides it", default=""),
+    Key("route", Text(_route), f'the route that it takes, by name or file and line; "{NO_ROUTE}" for none', default=""),
+    Key("subsets", ListOf(Text(names.subset), most=SUBSETS), "the subsets that it may go to, all", default=None),
+    Key("timeout", Duration(0.0, CALL_TIMEOUT), "the time for the whole call; 0s is none", default=None),
 )
 
 EXPECTATIONS = Table(dict, Key("expect", Tables(_EXPECT, least=1, most=MOST), "what is expected", default=()))
@@ -180,63 +185,9 @@ def _made(
         call=call,
         allowed=values["decision"] == "allow",
         rule=values["rule"],
+        route=values["route"],
+        subsets=values["subsets"],
+        timeout=values["timeout"],
         about_requests=any(key in given for key in ABOUT_REQUESTS),
         source=f"{TESTS}/{name}:{document.place(('expect', index))[0]}",
     )
-
-
-class Rehearsal:
-    """A policy, asked as hosts would ask it."""
-
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
-        self._authorisers: dict[str, Authoriser] = {}
-
-    def is_bytes(self, service: str) -> bool:
-        """Whether connections to a service are carried without a look at requests."""
-        return (self._rules(service).protocol or DEFAULT_PROTOCOL) != "http"
-
-    def decide(self, call: Call) -> Decision:
-        """What the callee's host decides."""
-        authoriser = self._authorisers.get(call.service)
-        if authoriser is None:
-            own = self._rules(call.service)
-            authoriser = Authoriser(own.allow, own.deny, *self.policy.default(call.service))
-            self._authorisers[call.service] = authoriser
-        return ask(authoriser, call, self.is_bytes(call.service))
-
-    def judge(self, expectation: Expectation) -> Outcome:
-        """Whether one is met."""
-        decision = self.decide(expectation.call)
-        return Outcome(expectation, decision, self._fault(expectation, decision))
-
-    def _fault(self, expectation: Expectation, decision: Decision) -> str:
-        service = expectation.call.service
-        if expectation.about_requests and self.is_bytes(service):
-            return f"{service} is carried as bytes: leave out {', '.join(ABOUT_REQUESTS)}"
-        found = f"{'allowed' if decision.allowed else 'denied'}: {decision.rule}"
-        if decision.allowed != expectation.allowed:
-            return f"is to be {'allowed' if expectation.allowed else 'denied'}, and is {found}"
-        # A default says more than its place: "mesh.toml:2: [defaults] access".
-        if expectation.rule and decision.rule.partition(": ")[0] != expectation.rule:
-            return f"is to be decided by {expectation.rule}, and is {found}"
-        return ""
-
-    def _rules(self, service: str) -> ServicePolicy:
-        return self.policy.services.get(service, _SILENT)
-
-
-_SILENT = ServicePolicy()
-
-
-def ask(authoriser: Authoriser, call: Call, as_bytes: bool) -> Decision:
-    """The decision on one call."""
-    # Only "*" means hosts in rules, and no service has a slash in its name.
-    caller = f"{HOST}/any" if call.caller == HOST else call.caller
-    if as_bytes:
-        return authoriser.connection(caller)
-    return authoriser.request(caller, call.method.encode(), call.path.encode(), _fields(call.headers))
-
-
-def _fields(headers: Sequence[tuple[str, str]]) -> bytes:
-    return "".join(f"{name}: {value}\r\n" for name, value in headers).encode()

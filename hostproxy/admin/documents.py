@@ -83,6 +83,7 @@ def status(moment: Moment) -> dict[str, Any]:
         },
         "certificates": _certificates(moment),
         "controller": plain(state.steering),  # null: certificates and policy come from files
+        "clocks": {peer: plain(skew) for peer, skew in state.skews.items()},  # against them; seconds
         "reloads": plain(state.reloads),
         "upgrades": plain(state.upgrades),
     }
@@ -141,8 +142,8 @@ def _services(state: SupervisorState, sums: Export) -> list[dict[str, Any]]:
 
     for name in (*known, *here):
         row(name)
-    for (direction, _, destination, _, _), series in sums.requests.items():
-        numbers = row(destination)[direction]
+    for key, series in sums.requests.items():
+        numbers = row(key.destination)[key.direction]
         for (_, code, _), count in series.codes.items():
             numbers["requests"] += count
             numbers["errors"] += count if code >= 500 else 0

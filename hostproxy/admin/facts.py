@@ -34,6 +34,7 @@ def host_facts(state: SupervisorState, now: float) -> HostFacts:
         confirmed=_confirmed(state),
         consul=_consul(state),
         controller=_controller(state),
+        skews={peer: skew.ahead for peer, skew in state.skews.items()},
         catalog_age=max(0.0, now - loaded) if loaded else None,
         certificates={identity.uri: identity.not_after for identity in state.identities},
         health={key: result.healthy for key, result in state.health.items()},

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hostproxy.admin.moment import utc
 from hostproxy.control.state import SourceState, SupervisorState
 from hostproxy.discovery.knowledge import ServiceKnowledge
+from hostproxy.mesh.clocks import TOLD
 
 NAMED = 5  # of many that have the same problem; /discovery has all
 
@@ -43,6 +44,11 @@ def degraded(state: SupervisorState) -> list[str]:
         others = [each for each in state.catalog_source.problems if each != state.discovery.problem]
         lines += [f"catalog: {problem}" for problem in others]
         lines += _discovery(state)
+    lines += [
+        f"clock: this host's is {skew.against(peer)} (clock skew); set the one that is wrong"
+        for peer, skew in state.skews.items()
+        if abs(skew.ahead) >= TOLD
+    ]
     lines += _source("policy", state.policy_source)
     lines += _source("certificates", state.identity_source)
     if state.registration:

@@ -34,10 +34,11 @@ def traffic(moment: Moment) -> dict[str, Any]:
                 "caller": caller,
                 "service": service,
                 "route": route,
+                "subset": subset,
                 "mtls": mtls,
                 **_counts(series),
             }
-            for (direction, caller, service, route, mtls), series in sorted(sums.requests.items())
+            for (direction, caller, service, route, mtls, subset), series in sorted(sums.requests.items())
         ],
         "tcp": [
             {

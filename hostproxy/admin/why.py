@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from hostproxy import explanation
 from hostproxy.admin.moment import Moment, plain
-from hostproxy.decision import Question, World, decide, question
+from hostproxy.decision import Candidate, Question, World, decide, question
 from hostproxy.mesh.policy import Policy
 from hostproxy.mesh.units import Wrong
-from hostproxy.selection import Verdict
 
 
 def why(moment: Moment, **asked: Any) -> dict[str, Any]:
@@ -32,14 +32,10 @@ def why(moment: Moment, **asked: Any) -> dict[str, Any]:
         "subset": decision.subset,
         "protocol": decision.protocol,
         "opaque": decision.opaque,
-        "route": {"matched": decision.route, "passed_over": []},
-        "rules": plain(decision.rules),
+        **explanation.document(decision.rules, decision.routes, decision.treatment, decision.retries),
+        "parts": [plain(part) for part in decision.parts],  # with what keeps them from working
         "audited": [audit._asdict() for audit in decision.audited],
-        "obstacle": decision.obstacle,
-        "instances": [_instance(verdict) for verdict in decision.instances],
-        "timeout_seconds": decision.timeout or None,
-        "attempts": decision.attempts,
-        "repeatable": decision.repeatable,
+        "instances": [_instance(candidate) for candidate in decision.candidates],
         "notes": plain(decision.notes),
     }
 
@@ -50,9 +46,11 @@ def _question(from_: str = "", method: str = "GET", url: str = "", header: tuple
     return question(from_, method, url, header)
 
 
-def _instance(verdict: Verdict) -> dict[str, Any]:
+def _instance(candidate: Candidate) -> dict[str, Any]:
+    verdict = candidate.verdict
     instance = verdict.instance
     return {
+        "subset": candidate.subset,
         "address": instance.address,
         "host": instance.host,
         "zone": instance.zone,

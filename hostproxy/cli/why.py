@@ -8,12 +8,14 @@ from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlencode
 
-from hostproxy import decision
+from hostproxy import decision, explanation
 from hostproxy.cli import admin
 from hostproxy.cli.admin import BOLD, GREEN, NO, RED, USAGE, YELLOW, YES, Document, Paint, shown, table
 from hostproxy.mesh.units import Wrong
 
+COLOURS = {explanation.GOOD: GREEN, explanation.BAD: RED, explanation.DOUBTFUL: YELLOW}
 HEAD = ("ADDRESS", "HOST", "ZONE", "DC", "HEALTH", "SHARE", "USED", "WHY")
+OF_SPLIT = ("SUBSET", *HEAD)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -54,45 +56,29 @@ def lines(document: Document, paint: Paint, now: float) -> Iterable[str]:
     subset = f", subset {document['subset']}" if document["subset"] else ""
     name, service = shown(document["name"]), paint(document["service"], BOLD)
     yield f"to        {name}: service {service}{subset}, {document['protocol']}"
-    yield f"route     {document['route']['matched']}"
-    yield from _rules(document, paint)
-    timeout = document["timeout_seconds"]
-    yield f"timeout   {f'{timeout:g} s for the whole call' if timeout else 'none'}"
-    yield f"retries   {_retries(document)}"
+    for line in explanation.lines(document, document["method"], document["opaque"]):
+        text, ending = shown(line.text), shown(line.verdict)
+        yield f"{line.title:8}  {text}{paint(ending, COLOURS[line.mood]) if line.mood else ending}"
     for note in document["notes"]:
         yield paint(f"note      {shown(note)}", YELLOW)
     yield ""
-    if document["obstacle"]:
-        yield paint(shown(document["obstacle"]), RED)
-    yield from table(HEAD, [_row(instance) for instance in document["instances"]])
+    parts = document["parts"]
+    for part in parts:
+        # What nobody is sent to is in nobody's way.
+        if part["obstacle"] and (part["share"] or len(parts) == 1):
+            yield paint(shown(_obstacle(part)), RED)
+    rows = [_row(instance) for instance in document["instances"]]
+    if len(parts) > 1:
+        subsets = [instance["subset"] or "-" for instance in document["instances"]]
+        yield from table(OF_SPLIT, [(subset, *row) for subset, row in zip(subsets, rows, strict=True)])
+    else:
+        yield from table(HEAD, rows)
 
 
-def _rules(document: Document, paint: Paint) -> Iterable[str]:
-    rules = document["rules"]
-    if not rules:
-        yield f"rules     none; {shown(document['rule'])}"
-    title = "rules"
-    for rule in rules:
-        if rule["decides"]:
-            allows = rule["kind"] == "allow"
-            what = paint("allows it", GREEN) if allows else paint("denies it", RED)
-        elif not rule["matches"]:
-            what = f"passed over: {shown(rule['why'])}"
-        elif rule["audit"]:
-            what = paint(f"would {rule['kind']} it: audit = true", YELLOW)
-        else:
-            what = "matches as well"
-        yield f"{title:8}  {rule['kind']:5}  {shown(rule['source'])}  {what}"
-        title = ""
-
-
-def _retries(document: Document) -> str:
-    connecting = f"up to {document['attempts']} instances are tried until one can be connected to"
-    if document["opaque"]:
-        return connecting
-    if document["repeatable"]:
-        return f"{connecting}; {document['method']} is repeated if a used connection breaks before the answer"
-    return f"{connecting}; {document['method']} is never sent twice"
+def _obstacle(part: dict[str, Any]) -> str:
+    if part["share"] == 1:
+        return str(part["obstacle"])
+    return f"{explanation.percent(part['share'])} of such requests get a 503: {part['obstacle']}"
 
 
 def _row(instance: dict[str, Any]) -> tuple[object, ...]:

@@ -22,6 +22,7 @@ from hostproxy.discovery.consul.discovery import ConsulDiscovery
 from hostproxy.discovery.consul.registration import Registration
 from hostproxy.discovery.consul.token import Token
 from hostproxy.mesh import addresses
+from hostproxy.mesh.clocks import Comparison
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
@@ -39,14 +40,15 @@ class ConsulSource:
     """The catalog, from Consul; and this host's services, in Consul."""
 
     def __init__(self, reactor: MeshReactor, config: Config, now: Callable[[], float] = time.time) -> None:
-        """``now`` is the wall clock, for showing."""
+        """``now`` is the wall clock, for showing, and to compare it with that of the agent."""
         self.counters = Counters()
+        self.clock = Comparison(now, reactor.seconds)
         self._config = config
         self._now = now
         self._started = False
         consul = config.discovery.consul
         self.token = Token(consul, os.environ, reactor.seconds)
-        self._agent = Agent(reactor, consul, self.token, self.counters)
+        self._agent = Agent(reactor, consul, self.token, self.counters, self.clock)
         self._discovery = ConsulDiscovery(
             reactor, consul, config.host, self._agent, self.counters, own_addresses(config), random.random, now
         )

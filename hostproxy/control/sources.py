@@ -353,6 +353,11 @@ class Sources:
             state.catalog_source = self.catalog.state() if self.catalog is not None else nothing
             state.consul = None
             state.registration, state.registered = "", ()
+        clocks = {
+            "controller": self.steering.skew if self.steering is not None else None,
+            "consul": consul.clock.skew if consul is not None else None,
+        }
+        state.skews = {name: skew for name, skew in clocks.items() if skew is not None}
 
 
 def catalog_name(config: Config) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from hostproxy.discovery.catalog import Catalog
     from hostproxy.discovery.consul.counters import Counters
     from hostproxy.health import Result
+    from hostproxy.mesh.clocks import Skew
     from hostproxy.mesh.policy import Policy
     from hostproxy.snapshot import Listener, Snapshot
     from hostproxy.steering.state import SteeringState
@@ -108,6 +109,7 @@ class SupervisorState(msgspec.Struct, kw_only=True):
     health: Mapping[tuple[str, str], Result] = {}  # by service and address: instances here that are checked
     health_counts: Mapping[tuple[str, str], int] = {}  # checks done so far, by service and result
     steering: SteeringState | None = None  # None: certificates and policy do not come from a controller
+    skews: Mapping[str, Skew] = {}  # this host's clock against those of "controller" and "consul", where that is known
     snapshot: Snapshot | None = None  # what the workers were told; its version counts up from 1
     listeners: tuple[Listener, ...] = ()  # bound now; the admin socket is not among them
     workers: tuple[WorkerState, ...] = ()

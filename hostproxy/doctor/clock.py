@@ -5,13 +5,11 @@ from __future__ import annotations
 import struct
 
 from hostproxy.config_controller import MODE
-from hostproxy.doctor import certificates, controller, http
+from hostproxy.doctor import certificates, controller
 from hostproxy.doctor.consul import Agent, Unusable
 from hostproxy.doctor.findings import Around, Group
-
-NOTICED = 5.0  # seconds
-# Certificates are valid from some minutes before they were made, so that clocks may differ; not by more than this.
-WRONG = 300.0
+from hostproxy.mesh import clocks
+from hostproxy.mesh.clocks import NOTICED, WRONG, Skew
 
 _STA_UNSYNC = 0x40  # sys/timex.h
 _TIMEX = struct.Struct("@Illlli")  # modes, offset, freq, maxerror, esterror, status: the first of its fields
@@ -25,8 +23,7 @@ def examine(group: Group, around: Around) -> None:
     if around.config.discovery.backend == "consul":
         _consul(group, around)
     if around.config.identity.mode == MODE:
-        date, asked, seconds = controller.date(around)
-        _compare(group, "controller", date, asked, seconds)
+        _compare(group, "controller", controller.skew(around))
 
 
 def _synchronised(group: Group) -> None:
@@ -64,19 +61,19 @@ def _consul(group: Group, around: Around) -> None:
     except Unusable as unusable:
         group.skip("consul", f"it cannot be asked: {unusable}")
         return
-    _compare(group, "consul", answer.headers.get("date", ""), answer.asked, answer.seconds)
+    ahead = clocks.ahead(answer.headers.get("date", ""), answer.asked, answer.seconds)
+    _compare(group, "consul", Skew(ahead) if ahead is not None else None)
 
 
-def _compare(group: Group, who: str, date: str, asked: float, seconds: float) -> None:
-    difference = http.ahead(date, asked, seconds) if date else None
-    if difference is None:
+def _compare(group: Group, who: str, skew: Skew | None) -> None:
+    if skew is None:
         group.skip(who, "it does not tell the time")
         return
-    text = f"ours is {abs(difference):.0f} s {'behind' if difference > 0 else 'ahead of'} that of {who}"
-    if abs(difference) >= WRONG:
+    # A bound is too much, however low: a certificate was refused for it.
+    if abs(skew.ahead) >= WRONG or skew.least:
         fix = "set the clock that is wrong: timedatectl, chronyc makestep"
-        group.fail(who, f"{text}: certificates will be refused", fix)
-    elif abs(difference) >= NOTICED:
-        group.warn(who, text, "have both synchronised: timedatectl, chronyc tracking")
+        group.fail(who, f"ours is {skew.against(who)} (clock skew): certificates are refused", fix)
+    elif abs(skew.ahead) >= NOTICED:
+        group.warn(who, f"ours is {skew.against(who)}", "have both synchronised: timedatectl, chronyc tracking")
     else:
         group.ok(who, f"agrees with that of {who}")

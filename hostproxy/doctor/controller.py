@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from hostproxy.config_controller import MODE
 from hostproxy.doctor import certificates
 from hostproxy.doctor.findings import Around, Group
+from hostproxy.mesh import clocks
 from hostproxy.mesh.addresses import split
+from hostproxy.mesh.clocks import Skew
 
 HEAD = 16 * 1024  # bytes of an answer that are read: its head
 SILENT = 3.0  # intervals without a word
@@ -21,6 +23,11 @@ _DATE = re.compile(rb"\r\nDate: ([^\r\n]{1,64})\r\n", re.IGNORECASE)
 
 class NoAnswer(Exception):
     """It can't be reached, or is not the one. The message says why."""
+
+    def __init__(self, text: str, skew: Skew | None = None) -> None:
+        """``skew``: our clock against its own, as far as that is why."""
+        super().__init__(text)
+        self.skew = skew
 
 
 class Answer(NamedTuple):
@@ -112,18 +119,21 @@ def _push(group: Group, around: Around) -> None:
         group.ok("push", f"{ip}:{port} takes connections of this host; firewalls in between cannot be seen from here")
 
 
-def date(around: Around) -> tuple[str, float, float]:
-    """What its Date header says, when it was asked, and how long it took; "" when nothing came."""
+def skew(around: Around) -> Skew | None:
+    """How far our clock is from its own; None: it does not say."""
     try:
         answer = ask(around)
-    except (NoAnswer, OSError):
-        return "", 0.0, 0.0
-    return answer.date, answer.asked, answer.seconds
+    except NoAnswer as error:
+        return error.skew
+    except OSError:
+        return None
+    ahead = clocks.ahead(answer.date, answer.asked, answer.seconds)
+    return Skew(ahead) if ahead is not None else None
 
 
 def ask(around: Around) -> Answer:
     """Ask for a newer bundle, as the daemon does. Raises :class:`NoAnswer`, PermissionError."""
-    from hostproxy.steering.certificates import Wrong
+    from hostproxy.steering.certificates import Untimely, Wrong
     from hostproxy.steering.record import Disk
     from hostproxy.steering.tls import ClientSide, TlsError, text_of
 
@@ -152,7 +162,12 @@ def ask(around: Around) -> Answer:
     except OSError as error:
         raise NoAnswer(error.strerror or str(error)) from None
     except TlsError as error:
+        untimely = side.untimely(around.now())
+        if untimely is not None:
+            raise NoAnswer(str(untimely), untimely.skew) from None
         raise NoAnswer(f"no TLS: {text_of(error)}") from None
+    except Untimely as untimely:
+        raise NoAnswer(str(untimely), untimely.skew) from None
     except Wrong as wrong:
         raise NoAnswer(str(wrong)) from None
     status, told = _STATUS.match(head), _DATE.search(head)

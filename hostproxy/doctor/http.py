@@ -7,7 +7,6 @@ import json
 import ssl
 import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
 from hostproxy.unixhttp import UnixConnection
@@ -73,14 +72,3 @@ def ask(
         connection.close()
     found = {name.lower(): value for name, value in response.headers.items()}
     return Answer(response.status, found, content, asked, time.monotonic() - start)
-
-
-def ahead(date: str, asked: float, seconds: float) -> float | None:
-    """How far the clock of who wrote a Date header is ahead of ours, 0.0 within what it can tell; None: no date."""
-    try:
-        theirs = parsedate_to_datetime(date).timestamp()
-    except (ValueError, TypeError):
-        return None
-    # It was written at some time between the question and the answer, and cut to whole seconds.
-    earliest, latest = asked - 1.0, asked + seconds
-    return theirs - latest if theirs > latest else min(0.0, theirs - earliest)

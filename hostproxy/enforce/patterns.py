@@ -13,6 +13,8 @@ from operator import itemgetter
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from hostproxy.mesh.rules import PRESENT, Rule, is_template
+from hostproxy.mesh.templates import Template
+from hostproxy.mesh.values import Values, all_meet, meets, of_fields
 
 T = TypeVar("T")
 
@@ -48,22 +50,21 @@ class Choice(Generic[T]):
         found = self._by_method.get(method)
         if found is not None or not self._conditional:
             return found
-        values = _values(fields)
+        values = of_fields(fields)
         for methods, conditions, result in self._conditional:
             if (not methods or method in methods) and all(self._meets(values, *each) for each in conditions):
                 return result
         return None
 
-    def _meets(self, values: dict[bytes, list[bytes]], name: bytes, wanted: bytes) -> bool:
+    def _meets(self, values: Values, name: bytes, wanted: bytes) -> bool:
+        if not self._strict:
+            return all_meet(values, name, wanted)
         found = values.get(name)
         if found is None:
             return False
-        if wanted == _PRESENT:
-            return True
-        if not self._strict:
-            return all(_is(value, wanted) for value in found)
-        return any(
-            _is(value, wanted) or any(_is(element.strip(), wanted) for element in value.split(b",")) for value in found
+        return wanted == _PRESENT or any(
+            meets(value, wanted) or any(meets(element.strip(), wanted) for element in value.split(b","))
+            for value in found
         )
 
     @property
@@ -80,20 +81,6 @@ class Choice(Generic[T]):
 
 
 _PRESENT = PRESENT.encode()
-
-
-def _values(fields: bytes) -> dict[bytes, list[bytes]]:
-    """Values by name. To CGI and its like ``X_Role`` and ``X-Role`` are one name, so here as well."""
-    values: dict[bytes, list[bytes]] = {}
-    for line in fields.split(b"\r\n"):
-        name, colon, value = line.partition(b":")
-        if colon:
-            values.setdefault(name.lower().replace(b"_", b"-"), []).append(value.strip(b" \t"))
-    return values
-
-
-def _is(value: bytes, wanted: bytes) -> bool:
-    return value.startswith(wanted[:-1]) if wanted.endswith(b"*") else value == wanted
 
 
 class _Shape(NamedTuple):
@@ -175,15 +162,12 @@ class Patterns(Generic[T]):
             yield self._everywhere
         for path in rule.paths:
             if is_template(path):
-                segments = path.split("/")
-                is_open = segments[-1] == "*"
-                if is_open:
-                    segments.pop()
-                given = tuple(index for index, segment in enumerate(segments) if not is_template(segment))
-                shape = _Shape(len(segments), is_open, given)
+                template = Template.parse(path)
+                shape = _Shape(len(template.segments), template.open, template.literals)
                 if shape not in templates:
                     templates[shape] = _Templates(shape)
-                yield templates[shape].at([literal(segment.encode()) for segment in segments], self._strict)
+                segments = [literal(segment.encode()) for segment in template.segments]
+                yield templates[shape].at(segments, self._strict)
                 continue
             where = prefixes if path.endswith("*") else self._exact
             text = literal(path.removesuffix("*").encode())

@@ -103,8 +103,8 @@ class ClientConnection:
         self.stream.post(data)
         if not exchange.replayable:
             exchange.body = b""
-            if not exchange.request_done and not self.stream.backlog:
-                exchange.server.resume_request()
+        if not exchange.request_done and not self.stream.backlog:
+            exchange.server.resume_request()
 
     def send_body(self, body: bytes, done: bool, trailers: Sequence[bytes]) -> None:
         """Requester: more of the body."""

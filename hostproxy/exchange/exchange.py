@@ -7,13 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from hostproxy.enforce.retry import may_repeat
 from hostproxy.exchange.replies import Refusal
+from hostproxy.exchange.retries import Retries
 from hostproxy.net.deadlines import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hostproxy.codec.http1 import RequestHead, ResponseHead
+    from hostproxy.enforce.retry import RetryPolicy
     from hostproxy.exchange.caller import Caller
+    from hostproxy.net.reactor import MeshReactor
     from hostproxy.net.stream import Stream
     from hostproxy.telemetry.metrics import RequestSeries
     from hostproxy.upstream.destination import Destination
@@ -24,6 +27,10 @@ class Responder(Protocol):
     """The client's side: takes the response. An HTTP/1.1 connection, or one stream of an HTTP/2 one."""
 
     caller: Caller
+
+    @property
+    def reactor(self) -> MeshReactor:
+        """What a retry waits with."""
 
     def wake(self, at: float) -> None:
         """Look at the exchange's deadline at ``at`` (monotonic seconds)."""
@@ -82,7 +89,8 @@ class Requester(Protocol):
 
 
 class Wait(Protocol):
-    """What an exchange waits for while it has no client: news of its service, or a connection to the endpoint."""
+    """What an exchange waits for while it has no client: news of its service, a connection to the endpoint, or the
+    time of its next try."""
 
     def forget(self) -> None:
         """The exchange does not wait any more."""
@@ -121,12 +129,15 @@ class Exchange:
         "head",
         "moved",
         "path",
+        "reasons",
         "received",
         "replayable",
         "request_bytes",
         "request_done",
         "request_id",
         "responding",
+        "retries",
+        "route",
         "rule",
         "sent",
         "series",
@@ -147,19 +158,22 @@ class Exchange:
         self.started = now
         self.moved = now  # when a byte last moved, for the stream's idle timeout
         self.deadline = NEVER  # of the whole call
-        self.body = b""  # of the request: what has come and has not been sent
+        self.body = b""  # of the request: what has come and has not been sent, or may have to be sent again
         self.trailers: Sequence[bytes] = ()
         self.request_done = True  # the whole request has come
-        self.replayable = True  # body holds all of the request's body
+        self.replayable = True  # body holds all of the request's body that has come
         self.request_bytes = b""  # the head as it goes to the endpoint
         self.request_id = b""
         self.client: Requester | None = None
         self.waiting: Wait | None = None
         self.target: Destination | None = None  # what the path chose
+        self.route = ""  # that led there, as metrics and logs name it; empty: none
         self.endpoint: Endpoint | None = None
         self.tried: tuple[Endpoint, ...] = ()
         self.upstream = ""  # address of the endpoint that was tried last
         self.attempts = 0
+        self.reasons: tuple[str, ...] = ()  # why tries failed for which others could be made
+        self.retries: Retries | None = None  # None: policy has none for it
         self.responding = False  # the final head has been passed on
         self.answer: ResponseHead | None = None  # that head; None: there was none, or it was made here
         self.first_byte = 0.0  # when that was
@@ -179,7 +193,10 @@ class Exchange:
         self.received += len(body)
         self.request_done = done
         client = self.client
+        retries = self.retries
         if client is not None:
+            if retries is not None:
+                retries.request_body(self, body, done, trailers)
             client.send_body(body, done, trailers)
             return
         # No endpoint yet: keep this one piece, and ask for no more.
@@ -187,11 +204,21 @@ class Exchange:
         self.trailers = trailers
         if not done:
             self.server.pause_request()
+        if retries is not None:
+            retries.request_waits(self, done)
 
     def limit(self, seconds: float) -> None:
         """The whole call, retries included, may take ``seconds`` from its head on."""
         self.deadline = self.started + seconds
         self.server.wake(self.deadline)
+
+    def allow_retries(self, policy: RetryPolicy) -> None:
+        """Send the request again where ``policy`` says so. To be called before it is sent for the first time."""
+        self.retries = Retries(self, policy)
+
+    def overdue(self) -> None:
+        """The whole call has taken longer than it may."""
+        self.refuse(Refusal(504, "UT", "http_response_timeout", "the call took longer than its timeout"))
 
     def cancel(self, flags: str, details: str) -> None:
         """The client has gone."""
@@ -206,15 +233,22 @@ class Exchange:
 
     def informational(self, head: ResponseHead) -> None:
         """A 1xx head other than 101."""
+        if head.status == 100 and self.retries is not None and self.retries.before:
+            return  # the client has sent its body: it is the retry that asked once more
         self.server.informational(head)
 
     def respond(self, head: ResponseHead, body: bytes, done: bool, trailers: Sequence[bytes] = ()) -> None:
         """The final head, with what came of its body."""
+        retries = self.retries
+        if retries is not None and retries.answered(self, head, done):
+            return
         self.responding = True
         self.answer = head
         self.first_byte = time.monotonic()
         self.status = head.status
         self.flags = "-"  # whatever earlier attempts met
+        if retries is not None:
+            retries.settle(self)
         self.sent = len(body)
         if done:
             self.client = None
@@ -234,6 +268,8 @@ class Exchange:
         self.first_byte = time.monotonic()
         self.status = head.status
         self.flags = "-"
+        if self.retries is not None:
+            self.retries.settle(self)
         self.server.switch(head, surplus)
 
     # The connection to the endpoint
@@ -251,6 +287,7 @@ class Exchange:
         endpoint = self.endpoint
         assert endpoint is not None
         self.tried = (*self.tried, endpoint)
+        self.reasons = (*self.reasons, "connect-failure")
         self.flags = "UF"
         self.details = f"connecting to {endpoint.label}: {reason}"
         self._leave_endpoint()
@@ -265,6 +302,7 @@ class Exchange:
         """
         client = self.client
         self.client = None
+        retries = self.retries
         if self.responding:
             self.flags = refusal.flags
             self.details = refusal.details
@@ -279,13 +317,19 @@ class Exchange:
                 client.reused,
                 self.replayable and self.request_done,
                 unsent,
-                self.attempts,
+                self.attempts - (retries.before if retries is not None else 0),
             )
         ):
-            self._leave_endpoint()
+            self.abandon("reset", self.tried)
             self.path.attempt(self)
-        else:
+        elif not (silent and retries is not None and retries.disconnected(self, unsent)):
             self.refuse(refusal)
+
+    def abandon(self, reason: str, tried: tuple[Endpoint, ...] = ()) -> None:
+        """Give up the try under way, for ``reason``, as there will be another, at an endpoint not ``tried``."""
+        self.reasons = (*self.reasons, reason)
+        self.tried = tried
+        self._let_go()
 
     def refuse(self, refusal: Refusal) -> None:
         """Answer here. The request goes nowhere, or no further."""
@@ -304,7 +348,7 @@ class Exchange:
 
     def complete(self) -> None:
         """The response has been passed on whole: called by the server's side."""
-        if self.client is not None:
+        if self.client is not None or self.retries is not None:
             self._release()
         else:
             endpoint = self.endpoint
@@ -314,7 +358,12 @@ class Exchange:
         self.path.completed(self)
 
     def _release(self) -> None:
-        """Let go of the endpoint's side."""
+        """Let go of the endpoint's side for good."""
+        self._let_go()
+        if self.retries is not None:
+            self.retries.end()
+
+    def _let_go(self) -> None:
         client = self.client
         if client is not None:
             self.client = None

@@ -9,11 +9,15 @@ from typing import Any
 
 import msgspec
 
-from hostproxy.mesh import names, rules
+from hostproxy.mesh import names
 from hostproxy.mesh.document import POLICY_SIZE, Document, Invalid, Problem, parse, read
 from hostproxy.mesh.findings import Findings
-from hostproxy.mesh.kinds import Duration, Flag, Integer, ListOf, MapOf, Text, shown
+from hostproxy.mesh.kinds import Duration, Flag, Integer, ListOf, Text, shown
+from hostproxy.mesh.policy_tables import RETRY, ROUTE, ROUTES, RULE, check_retry, check_routes
+from hostproxy.mesh.retries import CALL_TIMEOUT, Retry
+from hostproxy.mesh.routes import Route
 from hostproxy.mesh.rules import Rule
+from hostproxy.mesh.scan import Path
 from hostproxy.mesh.schema import Key, NamedTables, Table, Tables
 from hostproxy.mesh.subsets import SUBSET, SUBSETS, Subset, check_subset, unknown_subset
 
@@ -29,7 +33,6 @@ RULES = 1000  # of a service and kind
 # Callers times paths, of all rules of a service: they are indexed by both, and 100,000 take a worker some 40 MB.
 COMBINATIONS = 100_000
 DATACENTERS = 16  # of failover
-HOUR = 3600.0
 
 
 class ServicePolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +51,8 @@ class ServicePolicy(msgspec.Struct, frozen=True, kw_only=True):
     panic_threshold: int = 50  # percent of healthy instances below which health is ignored; 0: never
     default_subset: str = ""  # what is meant when no subset is asked for; empty: all instances
     subsets: dict[str, Subset] = {}
+    retry: Retry | None = None  # None: only what is safe for every request
+    routes: tuple[Route, ...] = ()  # the first that matches decides
 
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,31 +76,6 @@ _SILENT = ServicePolicy()
 UNSAID = 'no policy gives [defaults] access, and without it that is "deny"'
 
 
-def _rule(**values: Any) -> dict[str, Any]:
-    headers = tuple(sorted(values["headers"].items()))
-    return {"callers": values.pop("from"), **values, "headers": headers}
-
-
-_MEANS_ALL = "leave the key out, and it means all of them"
-
-RULE = Table(
-    _rule,
-    Key(
-        "from",
-        ListOf(Text(rules.caller), least=1, if_empty='write "*" to mean every service of the mesh'),
-        "the services that call",
-    ),
-    Key("methods", ListOf(Text(rules.method), least=1, if_empty=_MEANS_ALL), "the methods they use", default=()),
-    Key("paths", ListOf(Text(rules.path), least=1, if_empty=_MEANS_ALL), "the paths they ask for", default=()),
-    Key(
-        "headers",
-        MapOf(rules.header_name, Text(rules.header_value), most=rules.HEADERS),
-        "the header fields that their requests have",
-        default={},
-    ),
-    Key("audit", Flag(), "whether the rule only logs and counts what it would do", default=False),
-)
-
 _NO_RULE = "leave it out, and access decides"
 
 SERVICE = Table(
@@ -104,7 +84,7 @@ SERVICE = Table(
     Key(
         "permissive", Flag(), "whether instances without a hostproxy are reached in plain text", default=False
     ),
-    Key("timeout", Duration(0.0, 24 * HOUR), "the time for a whole call, retries included", default=0.0),
+    Key("timeout", Duration(0.0, CALL_TIMEOUT), "the time for a whole call, retries included", default=0.0),
     Key("balance", Text(choices=BALANCE), "how an instance is picked", default=BALANCE[0]),
     Key("access", Text(choices=ACCESS), "what holds where no rule does, instead of [defaults] access", default=None),
     Key("allow", Tables(RULE, least=1, most=RULES, if_empty=_NO_RULE), "who may call", default=()),
@@ -124,6 +104,13 @@ SERVICE = Table(
     ),
     Key("default_subset", Text(names.subset), "the subset that is meant when none is asked for", default=""),
     Key("subset", NamedTables(names.subset, SUBSET, most=SUBSETS), "some of its instances by name", default={}),
+    Key("retry", RETRY, "when requests that failed are sent again", default=None),
+    Key(
+        "route",
+        Tables(ROUTE, least=1, most=ROUTES, if_empty="leave it out, and all requests are treated alike"),
+        "requests that are treated otherwise; the first that matches decides",
+        default=(),
+    ),
 )
 
 POLICY = Table(
@@ -190,10 +177,9 @@ class _Merge:
     """Files becoming one policy. A key that two files give is refused: which one holds would be a riddle."""
 
     def __init__(self) -> None:
-        self.given: dict[tuple[str, ...], str] = {}  # key path -> "file:line" that gave it
+        self.given: dict[tuple[str, ...], Document] = {}  # key path -> where it is
         self.values: dict[tuple[str, ...], Any] = {}
-        self.subsets: dict[str, dict[str, Document]] = {}  # by service: those defined, with where
-        self.defaults: dict[str, Document] = {}  # by service: where its default_subset is
+        self.subsets: dict[str, list[str]] = {}  # by service: those defined
 
     def add(self, document: Document, problems: list[Problem]) -> None:
         findings = Findings(document)
@@ -208,12 +194,14 @@ class _Merge:
                         Rule(**rule, source=_source(document, ("service", name, kind, index)))
                         for index, rule in enumerate(values[kind])
                     )
+                values["route"] = tuple(
+                    msgspec.structs.replace(route, source=_source(document, ("service", name, "route", index)))
+                    for index, route in enumerate(values["route"])
+                )
                 subsets = values.pop("subset")
                 self._take(("service", name), {key: raw[key] for key in raw if key != "subset"}, values, findings)
                 self._take(("service", name, "subset"), raw.get("subset", {}), subsets, findings)
-                self.subsets.setdefault(name, {}).update(dict.fromkeys(subsets, document))
-                if "default_subset" in raw:
-                    self.defaults[name] = document
+                self.subsets.setdefault(name, []).extend(subsets)
         problems.extend(findings.all_problems())
 
     def _take(
@@ -222,15 +210,19 @@ class _Merge:
         for key in raw:
             path = (*table, key)
             if path in self.given:
-                findings.add(path, f"is given at {self.given[path]} as well", "keep one of the two")
+                place = _source(self.given[path], path)
+                findings.add(path, f"is given at {place} as well", "keep one of the two")
                 continue
-            self.given[path] = _source(findings.document, path)
+            self.given[path] = findings.document
             self.values[path] = values[key]
 
     @staticmethod
     def _check(name: str, raw: Mapping[str, Any], values: Mapping[str, Any], findings: Findings) -> None:
         for subset, criteria in raw.get("subset", {}).items():
             check_subset(criteria, ("service", name, "subset", subset), findings)
+        if values["retry"] is not None:
+            check_retry(values["retry"], ("service", name, "retry"), findings)
+        check_routes(values["route"], raw.get("route", ()), ("service", name, "route"), findings)
         for kind in RULE_KINDS:
             combinations = 0
             for index, rule in enumerate(values[kind]):
@@ -246,18 +238,34 @@ class _Merge:
 
     def problems(self) -> list[Problem]:
         """What no file shows alone."""
-        problems = []
-        for name, document in self.defaults.items():
-            path = ("service", name, "default_subset")
-            if self.values[path] not in self.subsets[name]:
-                wrong = unknown_subset(self.values[path], self.subsets[name])
-                problems.append(document.problem(path, wrong.message, wrong.hint))
-        for name, subsets in self.subsets.items():
+        found: dict[str, Findings] = {}
+        for path, document in self.given.items():
+            if path[0] != "service":
+                continue
+            findings = found.setdefault(document.file, Findings(document))
+            service, key = path[1:3]
+            if key == "default_subset":
+                self._find_subset(service, self.values[path], path, findings)
+            elif key in ("route", "retry") and self.values.get(("service", service, "protocol")) == "tcp":
+                findings.add(path, f"means nothing with protocol = {shown('tcp')}", "leave it out")
+            elif key == "route":
+                for index, route in enumerate(self.values[path]):
+                    for place, share in enumerate(route.split):
+                        self._find_subset(service, share.subset, (*path, index, "split", place, "subset"), findings)
+        for service, subsets in self.subsets.items():
             if len(subsets) > SUBSETS:
-                last, document = subsets.popitem()
-                message = f"is one of {len(subsets) + 1} subsets, the most is {SUBSETS}"
-                problems.append(document.problem(("service", name, "subset", last), message))
-        return problems
+                path = ("service", service, "subset", subsets[-1])
+                document = self.given[path]
+                findings = found.setdefault(document.file, Findings(document))
+                findings.add(path, f"is one of {len(subsets)} subsets, the most is {SUBSETS}")
+        return [problem for findings in found.values() for problem in findings.all_problems()]
+
+    def _find_subset(self, service: str, subset: str, path: Path, findings: Findings) -> None:
+        known = self.subsets[service]
+        if subset not in known:
+            # What is only counted needs no search for what was meant.
+            wrong = unknown_subset(subset, () if findings.full() else known)
+            findings.add(path, wrong.message, wrong.hint)
 
     def policy(self) -> Policy:
         services: dict[str, dict[str, Any]] = {}
@@ -268,17 +276,17 @@ class _Merge:
             if path[2] == "subset":
                 values.setdefault("subsets", {})[path[3]] = value
             else:
-                values[path[2]] = value
+                values["routes" if path[2] == "route" else path[2]] = value
             if path[2] == "access":
-                values["access_source"] = self.given[path]
+                values["access_source"] = _source(self.given[path], path)
         access = ("defaults", "access")
         return Policy(
             default_access=self.values.get(access),
-            default_source=self.given.get(access, ""),
+            default_source=_source(self.given[access], access) if access in self.given else "",
             services={name: ServicePolicy(**values) for name, values in services.items()},
         )
 
 
-def _source(document: Document, path: tuple[str | int, ...]) -> str:
+def _source(document: Document, path: Path) -> str:
     """Return "policy.toml:12"; the directory is known from the configuration, and logs stay readable."""
     return f"{os.path.basename(document.file)}:{document.place(path)[0]}"

@@ -102,7 +102,8 @@ def header_name(text: str) -> str:
     if not _HEADER.fullmatch(name):
         raise Wrong("is not the name of a header field", "it has at most 64 letters, digits and hyphens")
     if name in UNSEEN or name.startswith(_OURS):
-        raise Wrong("is a field that no rule sees", "hostproxy takes it out of requests, or writes it itself")
+        why = "hostproxy takes it out of requests, or writes it itself"
+        raise Wrong("is a field that neither rules nor routes see", why)
     return name
 
 

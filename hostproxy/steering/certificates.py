@@ -15,6 +15,7 @@ from OpenSSL import crypto
 
 from hostproxy.identity.files import HOST, Validity
 from hostproxy.identity.peer import CALLEE, CALLER, PeerRefused, faults, spiffe_id
+from hostproxy.mesh.clocks import Skew
 from hostproxy.mesh.spiffe import SpiffeId
 from hostproxy.snapshot import Identity
 
@@ -36,6 +37,14 @@ UNREADABLE = (
 
 class Wrong(Exception):
     """A certificate can't be used. The message says why."""
+
+
+class Untimely(Wrong):
+    """It does not hold now, by the clock of this host. ``skew``: how far that is off at least, if it is that."""
+
+    def __init__(self, text: str, skew: Skew) -> None:
+        super().__init__(text)
+        self.skew = skew
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):
@@ -133,19 +142,28 @@ def verify(chain: Sequence[x509.Certificate], roots: Sequence[x509.Certificate],
     try:
         crypto.X509StoreContext(store, leaf, rest).verify_certificate()
     except crypto.X509StoreContextError as error:
-        found = (_untimely(each, now) for each in chain)
-        why = next(filter(None, found), "") if error.errors and error.errors[0] in UNTIMELY else ""
-        raise Wrong(f"the certificate does not verify: {error}{why}") from None
+        if error.errors and error.errors[0] in UNTIMELY:
+            for certificate in (*chain, *roots):
+                if (why := untimely(certificate, now)) is not None:
+                    raise why from None
+        raise Wrong(f"the certificate does not verify: {error}") from None
 
 
-def _untimely(certificate: x509.Certificate, now: float) -> str:
-    """Whose clock may be wrong, when a certificate does not hold now."""
-    start, end = _validity(certificate)
-    if start <= now < end:
-        return ""
-    # Without the time of now, or the same problem would be another one at each try.
-    when = f"from {moment(start)}, which is still to come" if now < start else f"until {moment(end)}, which is past"
-    return f": it is valid {when} by the clock of this host; compare the clocks (clock skew)"
+def untimely(certificate: x509.Certificate, now: float) -> Untimely | None:
+    """Why a certificate does not hold now, and whose clock may be wrong; None: it does, or can't be read."""
+    try:
+        start, end = _validity(certificate)
+    except UNREADABLE:
+        return None
+    text = "the certificate does not verify: it is valid"
+    if now < start:
+        skew = Skew(now - start, least=True)
+        return Untimely(f"{text} from {moment(start)}: this host's clock is {skew} (clock skew): set it", skew)
+    if now >= end:
+        skew = Skew(now - end, least=True)
+        why = f"it was not renewed, or this host's clock is {skew} (clock skew): set it"
+        return Untimely(f"{text} until {moment(end)}: {why}", skew)
+    return None
 
 
 def _judged(chain: Sequence[x509.Certificate], key: ec.EllipticCurvePrivateKey, wanted: SpiffeId) -> x509.Certificate:

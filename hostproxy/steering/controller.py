@@ -26,9 +26,10 @@ from zope.interface import implementer
 from hostproxy.config_controller import ControllerConfig
 from hostproxy.mesh import messages
 from hostproxy.mesh.bundle import BUNDLE_SIZE
+from hostproxy.mesh.clocks import Comparison, Skew
 from hostproxy.mesh.messages import BODY_SIZE, Malformed, Message, Problem
 from hostproxy.snapshot import Identity
-from hostproxy.steering.certificates import Wrong
+from hostproxy.steering.certificates import Untimely, Wrong
 from hostproxy.steering.tls import ClientSide, TlsError, Trust, text_of
 
 TIMEOUT = 30.0  # seconds for a request, connection and last byte of the answer included
@@ -77,6 +78,16 @@ class Controller:
         self._way: _Way | None = None
         self._under_way: Deferred[Answer] | None = None
         self._closed = False
+        self._clock = Comparison(now, reactor.seconds)
+
+    @property
+    def skew(self) -> Skew | None:
+        """How far this host's clock is from the controller's, as its answers tell, and its certificate."""
+        return self._clock.skew
+
+    def behind(self, seconds: float) -> None:
+        """This host's clock is behind by so much at least: a certificate that came from there is yet to begin."""
+        self._clock.bound(-seconds)
 
     def enrol(self, request: messages.EnrolRequest, trust: Trust) -> Deferred[messages.Enrolled]:
         """Join. Fails with :class:`Unreachable` or :class:`Declined`, as all of these."""
@@ -130,7 +141,7 @@ class Controller:
                 if way is not None:
                     way.close()
                 side = ClientSide(self._config.host, self._trust_domain, trust, identity)
-                way = self._way = _Way(self._reactor, self._config, side, (trust, identity), self._now)
+                way = self._way = _Way(self._reactor, self._config, side, (trust, identity), self._now, self._clock)
             asking = Deferred.fromCoroutine(way.ask(method, path, body, limit))
             asking.addTimeout(TIMEOUT, self._reactor)
             asking.addErrback(self._explained)
@@ -155,13 +166,15 @@ class Controller:
     def _explained(self, failure: Failure) -> Answer:
         if failure.check(Unreachable):
             failure.raiseException()
-        raise Unreachable(f"the controller at {self._config.url}: {_why(failure, self._closed)}")
+        error: Any = failure.value
+        while reasons := getattr(error, "reasons", None):  # of a request that Twisted gave up
+            error = reasons[0].value
+        if isinstance(error, Untimely):
+            self._clock.bound(error.skew.ahead)
+        raise Unreachable(f"the controller at {self._config.url}: {_why(error, self._closed)}")
 
 
-def _why(failure: Failure, closed: bool) -> str:
-    error: Any = failure.value
-    while reasons := getattr(error, "reasons", None):  # of a request that Twisted gave up
-        error = reasons[0].value
+def _why(error: BaseException, closed: bool) -> str:
     match error:
         case TimeoutError() | CancelledError():
             return "hostproxy is stopping" if closed else f"no whole answer within {TIMEOUT:g} s"
@@ -184,9 +197,16 @@ class _Way:
     """Connections with one identity and one trust: for another one there is another way."""
 
     def __init__(
-        self, reactor: Any, config: ControllerConfig, side: ClientSide, key: object, now: Callable[[], float]
+        self,
+        reactor: Any,
+        config: ControllerConfig,
+        side: ClientSide,
+        key: object,
+        now: Callable[[], float],
+        clock: Comparison,
     ) -> None:
         self._key = key
+        self._clock = clock
         self._config = config
         self._endpoint = _Endpoint(reactor, config, side, now)
         self._pool = HTTPConnectionPool(reactor)
@@ -202,7 +222,9 @@ class _Way:
     async def ask(self, method: str, path: str, body: bytes, limit: int) -> Answer:
         headers = Headers({b"User-Agent": [b"hostproxy"], b"Host": [self._config.url[8:].encode("ascii")]})
         uri = (self._config.url + path).encode("ascii")
+        asked = self._clock.ask()
         response = await self._agent.request(method.encode(), uri, headers, _Body(body) if body else None)
+        self._clock.take(response.headers.getRawHeaders(b"Date", [b""])[0].decode("latin-1"), asked)
         return Answer(response.code, await _Reader(limit).read(response))
 
     def close(self) -> None:
@@ -329,7 +351,13 @@ class _Endpoint:
         secure: Any = TLSMemoryBIOFactory
         outer = await self._endpoint.connect(secure(self._side, True, factory, self._reactor))
         connection: _Connection = outer.wrappedProtocol
-        await connection.secured
+        try:
+            await connection.secured
+        except TlsError:
+            untimely = self._side.untimely(self._now())
+            if untimely is not None:
+                raise untimely from None
+            raise
         try:
             self._side.check(outer.getHandle(), self._now())
         except BaseException:

@@ -76,6 +76,7 @@ class Enrolment:
         self._aside = aside
         self._backoff = Backoff(FIRST, LAST, random)
         self._running = False
+        self._trying = False
         self._timer: DelayedCall | None = None
         self._due = 0.0  # by the reactor's clock
         self._tried: object = None  # the state of the token file at the last try
@@ -92,23 +93,29 @@ class Enrolment:
             self._look()
 
     def stop(self) -> None:
-        """Try no more."""
+        """Try no more. What is under way may still succeed."""
         self._running = False
+        self.problem = ""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
     def _look(self) -> None:
         self._timer = None
-        if not self._running:
+        if not self._running or self._trying:
             return
         token = _state(self._settings.join_token_file)
         if self._reactor.seconds() < self._due and token == self._tried:
             self._timer = self._reactor.callLater(LOOK, self._look)
             return
         self._tried = token
+        self._trying = True
         trying = Deferred.fromCoroutine(self._try())
         trying.addErrback(self._failed)
-        trying.addCallback(lambda _: self._look())
+        trying.addCallback(self._done)
+
+    def _done(self, _: object) -> None:
+        self._trying = False
+        self._look()
 
     def _failed(self, failure: Any) -> None:
         error = failure.value
@@ -117,9 +124,10 @@ class Enrolment:
         else:
             self.log.failure("joining the mesh", failure)
             text, retry = f"this host cannot join: {failure.getErrorMessage()}", self._backoff.count()
-        if text != self.problem and self._running:
-            self.log.error("{problem}", problem=text)
-        self.problem = text
+        if self._running:
+            if text != self.problem:
+                self.log.error("{problem}", problem=text)
+            self.problem = text
         self._due = self._reactor.seconds() + retry
 
     async def _try(self) -> None:

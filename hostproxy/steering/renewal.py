@@ -138,6 +138,12 @@ class Certificates:
         return slot.held if slot.held is not None and self._holds(slot.held) else None
 
     @property
+    def early(self) -> float:
+        """In how many seconds that of the host begins to hold: it can't, unless the clock is behind."""
+        held = self._slots[HOST].held
+        return max(held.validity.not_before - self._now(), 0.0) if held is not None else 0.0
+
+    @property
     def ends(self) -> dict[str, float]:
         """When each ends, Unix seconds."""
         return {name: slot.held.validity.not_after for name, slot in self._slots.items() if slot.held is not None}
@@ -166,14 +172,15 @@ class Certificates:
     def _untimely(self, name: str, held: Held) -> str:
         start, end = held.validity
         now = moment(self._now())
+        which = f"certificate of {name}: it"
         if self._now() < start:
-            return f"certificate of {name}: it is valid from {moment(start)}, and it is {now}: set the clock"
-        text = f"certificate of {name}: it has expired at {moment(end)}, and it is {now} here"
+            return f"{which} is valid from {moment(start)}, and it is {now}: set the clock (clock skew)"
+        text = f"{which} has expired at {moment(end)}, and it is {now} here"
         if name != HOST:
             return text
         return (
             f"{text}: this host has to join again with a new token, hostproxy-controller token create"
-            f" --host {self._host} --reenrol (or its clock is wrong)"
+            f" --host {self._host} --reenrol (or its clock is wrong: clock skew)"
         )
 
     # Taking

@@ -6,18 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 from importlib.metadata import version as version_of
 from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import CannotListenError
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from hostproxy.discovery.watch import Watch
 from hostproxy.identity.files import Identities
-from hostproxy.mesh import addresses, messages
+from hostproxy.mesh import messages
+from hostproxy.mesh.clocks import Skew
 from hostproxy.mesh.messages import Confirm, Figures, HostReport, Malformed
 from hostproxy.mesh.policy import Policy, parse_files
 from hostproxy.steering import server
@@ -26,11 +25,11 @@ from hostproxy.steering.certificates import moment
 from hostproxy.steering.controller import Answer, Controller, Declined, Unreachable
 from hostproxy.steering.enrolment import Enrolment
 from hostproxy.steering.keeper import Keeper
+from hostproxy.steering.listening import Listening
 from hostproxy.steering.pace import Backoff, around
 from hostproxy.steering.record import Disk
 from hostproxy.steering.renewal import LOOK, Certificates
 from hostproxy.steering.state import SteeringState
-from hostproxy.steering.tls import ServerSide, check_caller
 
 if TYPE_CHECKING:
     from twisted.internet.base import DelayedCall
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
     from hostproxy.config import Config
 
 SPREAD = 30.0  # seconds over which hosts that start at the same moment come to the controller
-LISTEN_AGAIN = 1.0  # seconds until [controller] listen is tried again: who had it may be leaving
 FIRST, LAST = 1.0, 30.0  # seconds between tries while the controller does not answer
 PROBLEMS = 100  # of a report
 LINE = 1000  # characters of one
@@ -82,10 +80,7 @@ class Steering:
             self._aside,
         )
         self._backoff = Backoff(FIRST, LAST, random)
-        self._factory = server.Factory(reactor, self._respond, self._check)
-        self._side = lru_cache(maxsize=1)(self._make_side)
-        self._port: Any = None
-        self._listening: DelayedCall | None = None  # the next try to
+        self._listening = Listening(reactor, config, self._certificates, self._bundles.denied, self._respond, now)
         self._running = False
         self._asking = False
         self._again = False  # there was news to report while it was asking
@@ -97,7 +92,6 @@ class Steering:
         self._newest = (0, 0)  # version that the controller named last
         self._heard = False  # the controller has asked, since the last request to it that was answered
         self._one_way = False  # it asks, and a request to it was not answered after that
-        self._listen_problem = ""
 
     # What comes from the controller
 
@@ -115,6 +109,11 @@ class Steering:
     def denied(self) -> Watch[tuple[str, ...]]:
         """Identities that are refused whatever certificate they have."""
         return self._bundles.denied
+
+    @property
+    def skew(self) -> Skew | None:
+        """How far this host's clock is from the controller's; None: it is not known."""
+        return self._controller.skew
 
     @property
     def usable(self) -> bool:
@@ -146,17 +145,14 @@ class Steering:
     def stop(self) -> None:
         """Leave everything as it is, and be told nothing more."""
         self._running = False
-        for timer in (self._timer, self._minute, self._listening):
+        for timer in (self._timer, self._minute):
             if timer is not None and timer.active():
                 timer.cancel()
         self._enrolment.stop()
         self._certificates.stop()
         self._bundles.stop()
         self._controller.close()
-        if self._port is not None:
-            self._port.stopListening()
-            self._port = None
-        self._factory.abort()
+        self._listening.stop()
 
     def serves(self, config: Config) -> bool:
         """Whether this one can go on with ``config``, or another one is to take its place."""
@@ -182,7 +178,7 @@ class Steering:
             joined=self._certificates.host is not None,
             connected=self._connected,
             last_contact=self._last_contact,
-            listening=self._port is not None,
+            listening=self._listening.open,
             epoch=manifest.epoch if manifest is not None else 0,
             generation=manifest.generation if manifest is not None else 0,
             digest=current.bundle.digest if current is not None else "",
@@ -213,7 +209,7 @@ class Steering:
             expired,
             self._keeper.problem,
             self._contact_problem if contact else "",
-            self._listen_problem,
+            self._listening.problem,
         )
         return tuple(each for each in found if each)
 
@@ -226,7 +222,7 @@ class Steering:
         problems = self._problems(contact=self._one_way)
         return HostReport(
             software=version_of("hostproxy"),
-            listen=self._reached_at(),
+            listen=self._listening.address,
             epoch=state.epoch,
             generation=state.generation,
             digest=state.digest,
@@ -239,14 +235,6 @@ class Steering:
             figures=self._figures(),
         )
 
-    def _reached_at(self) -> str:
-        """Where the controller can bring policy to; empty: nowhere."""
-        ip, port = addresses.split(self._config.controller.listen)
-        if self._port is None:
-            return ""
-        host = self._config.host.address if ip in addresses.ANY else ip
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
     # Keeping in touch
 
     def _aside(self, work: Callable[[], Any]) -> Deferred[Any]:
@@ -254,14 +242,15 @@ class Steering:
 
     def _join(self) -> None:
         if self._running:
+            if self._certificates.early > 0:
+                self._controller.behind(self._certificates.early)
             self._enrolment.start()
 
     def _found(self) -> None:
         """Certificates have changed: with the first one everything else begins."""
         if not self._running or self._certificates.host is None:
             return
-        if self._listening is None:
-            self._listen()
+        self._listening.start()
         if self._timer is None and not self._asking:
             spread = min(SPREAD, self._config.controller.interval)
             self._schedule(0.0 if self._bundles.current is None else spread * self._random())
@@ -311,6 +300,7 @@ class Steering:
         held, roots = self._certificates.host, self._certificates.roots
         if held is None:
             return
+        self._enrolment.stop()  # it was tried while the clock was wrong
         try:
             data = await self._controller.bundle(self._bundles.asked, roots, held.identity)
             if data:
@@ -343,34 +333,6 @@ class Steering:
         self._last_contact = self._now()
 
     # Being told
-
-    def _listen(self) -> None:
-        self._listening = None
-        if self._port is not None or not self._running:
-            return
-        ip, port = addresses.split(self._config.controller.listen)
-        try:
-            self._port = self._reactor.listenTCP(
-                port, server.SecureFactory(self._reactor, self._factory, self._server_side), interface=ip
-            )
-        except CannotListenError as error:
-            problem = f"[controller] listen {self._config.controller.listen}: {error.socketError}: policy comes late"
-            if problem != self._listen_problem:
-                self.log.error("{problem}", problem=problem)
-            self._listen_problem = problem
-            self._listening = self._reactor.callLater(LISTEN_AGAIN, self._listen)
-        else:
-            self._listen_problem = ""
-
-    def _server_side(self) -> ServerSide:
-        return self._side(self.identities.value.by_name["host"], tuple(self._certificates.roots))
-
-    def _check(self, connection: Any) -> None:
-        domain = self._config.mesh.trust_domain
-        check_caller(connection, domain, self.denied.value, self._certificates.roots, self._now())
-
-    def _make_side(self, identity: Any, roots: Any) -> ServerSide:
-        return ServerSide(list(roots), identity)
 
     def _respond(self, method: str, path: str, body: bytes) -> Deferred[Answer]:
         self._last_contact = self._now()

@@ -10,7 +10,7 @@ names, is checked here, before a byte is sent to it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cryptography import x509
@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from hostproxy.identity.peer import CALLEE, CALLER, PeerRefused, faults, spiffe_id
 from hostproxy.snapshot import Identity
-from hostproxy.steering.certificates import CHAIN, UNREADABLE, Wrong, verify
+from hostproxy.steering.certificates import CHAIN, UNREADABLE, UNTIMELY, Untimely, Wrong, untimely, verify
 
 CONTROLLER = "controller"  # kind of identity
 TlsError = SSL.Error
@@ -58,21 +58,36 @@ class ClientSide:
         self._trust_domain = trust_domain
         self._trust = trust
         self._numeric = isIPAddress(host) or isIPv6Address(host)
+        self._refused: crypto.X509 | None = None  # the certificate that OpenSSL refused last, for its times
         if isinstance(trust, Pin):
             # The root is in the chain that comes: looked at in check(), and no byte is sent before.
             self._context = _context(identity)
             self._context.set_verify(SSL.VERIFY_NONE)
         else:
             self._context = _context(identity)
-            _require(self._context, trust, SSL.VERIFY_PEER)
+            _require(self._context, trust, SSL.VERIFY_PEER, self._verified)
 
     def clientConnectionForTLS(self, tlsProtocol: Any) -> SSL.Connection:
         """Twisted asks for it."""
+        self._refused = None
         connection = SSL.Connection(self._context, None)
         connection.set_connect_state()
         if not self._numeric:
             connection.set_tlsext_host_name(self._host.encode("ascii"))
         return connection
+
+    def _verified(self, _: object, certificate: crypto.X509, error: int, depth: int, verdict: int) -> bool:
+        """OpenSSL has looked at a certificate, and its verdict stands.
+
+        It looks at the times after the signature: such a certificate is one of this mesh.
+        """
+        if not verdict and error in UNTIMELY:
+            self._refused = certificate
+        return bool(verdict)
+
+    def untimely(self, now: float) -> Untimely | None:
+        """Whether the last handshake failed because a certificate does not hold ``now``, and why."""
+        return untimely(self._refused.to_cryptography(), now) if self._refused is not None else None
 
     def check(self, connection: Any, now: float) -> None:
         """Whether the other side of a handshake that is done is the controller. Raises :class:`Wrong`."""
@@ -160,10 +175,13 @@ def _context(identity: Identity | None) -> SSL.Context:
     return context
 
 
-def _require(context: SSL.Context, roots: Sequence[x509.Certificate], mode: int) -> None:
+def _require(
+    context: SSL.Context, roots: Sequence[x509.Certificate], mode: int, verified: Callable[..., bool] | None = None
+) -> None:
+    """Have OpenSSL verify the other side; ``verified`` is pyOpenSSL's callback."""
     store = context.get_cert_store()
     assert store is not None
     for root in roots:
         store.add_cert(crypto.X509.from_cryptography(root))
     store.set_flags(crypto.X509StoreFlags.X509_STRICT)
-    context.set_verify(mode)
+    context.set_verify(mode, verified)

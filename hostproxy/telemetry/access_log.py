@@ -60,7 +60,8 @@ class AccessRecord(msgspec.Struct, kw_only=True, gc=False):
     status: int = 0  # 0: no answer was sent
     flags: str = NONE  # hostproxy.telemetry.flags
     details: str = ""  # why, in a few words, when flags says that hostproxy interfered
-    route: str = ""
+    route: str = ""  # that the request took, by its name or as file:line; empty: none
+    subset: str = ""  # of the called service, that the route or the caller chose; empty: none was chosen
     source: str = ""  # calling service
     source_identity: str = ""  # its verified SPIFFE identity; empty in plain text
     dest: str = ""  # called service

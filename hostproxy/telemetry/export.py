@@ -5,9 +5,22 @@ Everything counts from the worker's start, so a message that gets lost costs not
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
-RequestKey = tuple[str, str, str, str, bool]  # direction, source, destination, route, mtls
+
+class RequestKey(NamedTuple):
+    """Labels of a series of requests. An earlier release has fewer: what it tells is taken over at an upgrade."""
+
+    direction: str
+    source: str
+    destination: str
+    route: str
+    mtls: bool
+    subset: str = ""
+
+
 TcpKey = tuple[str, str, str, bool]  # direction, source, destination, mtls
 Labels = tuple[str, ...]
 

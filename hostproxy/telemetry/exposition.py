@@ -71,6 +71,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     confirmed: Mapping[tuple[str, str], float]  # by service and datacenter: Unix seconds, 0 for never
     consul: ConsulFacts | None  # None: the catalog is not Consul's
     controller: ControllerFacts | None = None  # None: policy does not come from one
+    skews: Mapping[str, float] = {}  # seconds that the clock is ahead, by whose it is compared with
     catalog_age: float | None  # seconds; None: no catalog was read
     certificates: Mapping[str, float]  # SPIFFE identity -> Unix seconds of its end
     health: Mapping[tuple[str, str], bool]  # of instances here that are checked, by service and address
@@ -113,7 +114,7 @@ def _requests(sums: Export) -> Iterator[Metric]:
     # All but requests_total leave mtls out, so the two series that differ only in it are added up.
     calls: dict[tuple[str, ...], list[RequestTotals]] = {}
     for key, totals in sums.requests.items():
-        calls.setdefault(key[:4], []).append(totals)
+        calls.setdefault(_call(key), []).append(totals)
     family = REQUESTS["requests_total"]
     yield _plain("requests_total", family, _codes(sums.requests))
     for name, buckets, seconds in (
@@ -139,7 +140,12 @@ def _requests(sums: Export) -> Iterator[Metric]:
 def _codes(requests: Mapping[RequestKey, RequestTotals]) -> Iterator[tuple[Sequence[str], float]]:
     for key, totals in requests.items():
         for (method, code, flags), count in totals.codes.items():
-            yield (*key[:4], method.decode("ascii"), str(code), flags, _truth(key[4])), count
+            yield (*_call(key), method.decode("ascii"), str(code), flags, _truth(key.mtls)), count
+
+
+def _call(key: RequestKey) -> tuple[str, ...]:
+    """The labels that all families of requests have."""
+    return key.direction, key.source, key.destination, key.route, key.subset
 
 
 def _tcp(sums: Export) -> Iterator[Metric]:
@@ -181,6 +187,7 @@ def _host(facts: HostFacts) -> Iterator[Metric]:
         "certificate_not_after_timestamp_seconds": [((uri,), end) for uri, end in facts.certificates.items()],
         "source_problems": [((source,), count) for source, count in facts.problems.items()],
         **_controller(facts.controller),
+        "clock_skew_seconds": [((peer,), seconds) for peer, seconds in facts.skews.items()],
         "config_last_reload_successful": [((), facts.reload_successful)],
         "config_last_reload_success_timestamp_seconds": [((), facts.reload_success)],
         "config_reloads_total": [((result,), count) for result, count in facts.reloads.items()],

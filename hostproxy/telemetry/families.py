@@ -24,7 +24,7 @@ class Family(NamedTuple):
     help: str
 
 
-_CALL = ("direction", "source", "destination", "route")
+_CALL = ("direction", "source", "destination", "route", "subset")
 _TCP = ("direction", "source", "destination", "mtls")
 
 REQUESTS: dict[str, Family] = {
@@ -61,7 +61,10 @@ EVENTS: dict[str, Family] = {
         "counter", ("destination", "result"), "Connections tried to endpoints, and how that went."
     ),
     "retries_total": Family(
-        "counter", ("reason", "result"), "Further tries of requests, at other endpoints."
+        "counter", ("reason", "result"), "Further tries of requests: why, and whether they brought the answer."
+    ),
+    "retries_over_budget_total": Family(
+        "counter", ("reason", "destination"), "Further tries that policy allows, but for its budget."
     ),
     "tls_handshakes_total": Family(
         "counter",
@@ -137,6 +140,12 @@ HOST: dict[str, Family] = {
     ),
     "controller_last_contact_timestamp_seconds": Family(
         "gauge", (), "When this host and its controller last heard of each other. 0: never."
+    ),
+    "clock_skew_seconds": Family(
+        "gauge",
+        ("peer",),
+        "How far this host's clock is ahead of that of controller or consul, negative: behind. Without a better one, a"
+        " bound.",
     ),
     "policy_epoch": Family("gauge", (), "The epoch of the controller's policy in force."),
     "policy_generation": Family("gauge", (), "The generation of the controller's policy in force. 0: none."),

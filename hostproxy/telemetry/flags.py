@@ -22,6 +22,7 @@ UPSTREAM_PROTOCOL_ERROR = "UPE"
 DOWNSTREAM_PROTOCOL_ERROR = "DPE"
 NO_ROUTE = "NR"
 DENIED = "UAEX"
+RETRIES_USED_UP = "URX"
 STREAM_IDLE = "SI"
 LOCAL_RESET = "LR"
 LOCAL_UNHEALTHY = "LH"
@@ -51,7 +52,9 @@ MEANINGS: dict[str, Meaning] = {
         "UpstreamOverflow", 503, "[limits] upstream_connections to the endpoint are all in use"
     ),
     UPSTREAM_TIMEOUT: Meaning(
-        "UpstreamRequestTimeout", 504, "the service's timeout passed before the answer ended"
+        "UpstreamRequestTimeout",
+        504,
+        "the service's timeout passed before the answer ended, or a try's before it began",
     ),
     UPSTREAM_CLOSED: Meaning(
         "UpstreamConnectionTermination",
@@ -65,6 +68,9 @@ MEANINGS: dict[str, Meaning] = {
     ),
     NO_ROUTE: Meaning("NoRouteFound", 404, "no service has this name"),
     DENIED: Meaning("UnauthorizedExternalService", 403, "the policy denies it; denied_by names the rule"),
+    RETRIES_USED_UP: Meaning(
+        "UpstreamRetryLimitExceeded", 0, "the answer is the upstream's; the policy's retries of it are used up"
+    ),
     STREAM_IDLE: Meaning("StreamIdleTimeout", 504, "no byte moved for [limits] stream_idle"),
     LOCAL_RESET: Meaning("LocalReset", 0, "hostproxy cut it: its drain time was over"),
     LOCAL_UNHEALTHY: Meaning(

@@ -34,7 +34,7 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 class RequestSeries:
-    """HTTP requests of one (direction, source, destination, route, mtls)."""
+    """HTTP requests of one :class:`hostproxy.telemetry.export.RequestKey`."""
 
     __slots__ = (
         "buckets",
@@ -137,15 +137,15 @@ class WorkerMetrics:
         self._refreshers: list[Callable[[WorkerMetrics], None]] = []
 
     def requests(
-        self, direction: str, source: str, destination: str, route: str, mtls: bool
+        self, direction: str, source: str, destination: str, route: str, mtls: bool, subset: str = ""
     ) -> RequestSeries:
         """The series of these labels, made at the first call; the overflow series when there are too many."""
-        key = (direction, source, destination, route, mtls)
+        key = RequestKey(direction, source, destination, route, mtls, subset)
         series = self._requests.get(key)
         if series is None:
             if len(self._requests) >= SERIES_LIMIT:
                 self.count("metrics_overflow_total", ("requests",))
-                key = (direction, OVERFLOW, OVERFLOW, OVERFLOW, mtls)
+                key = RequestKey(direction, OVERFLOW, OVERFLOW, OVERFLOW, mtls, OVERFLOW)
             series = self._requests.setdefault(key, RequestSeries())
         return series
 
@@ -198,7 +198,8 @@ class WorkerMetrics:
         for refresh in self._refreshers:
             refresh(self)
         requests = {
-            key: (
+            # Without a subset as an earlier release has it, which may be who asks: an upgrade can lead back to it.
+            key if key.subset else key[:-1]: (
                 series.codes,
                 series.buckets,
                 series.seconds,

@@ -115,6 +115,8 @@ class TapRecord(msgspec.Struct, kw_only=True, gc=False):
     source_identity: str
     client: str  # address that the connection came from; empty for a Unix socket
     dest: str
+    route: str = ""
+    subset: str = ""
     method: str = ""
     path: str = ""  # the query without values
     authority: str = ""

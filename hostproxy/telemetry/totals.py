@@ -95,7 +95,7 @@ def _requests_of(total: Export, key: RequestKey) -> RequestTotals:
     found = total.requests.get(key)
     if found is None:
         if len(total.requests) >= DEAD_SERIES_LIMIT:
-            key = (key[0], OVERFLOW, OVERFLOW, OVERFLOW, key[4])
+            key = RequestKey(key.direction, OVERFLOW, OVERFLOW, OVERFLOW, key.mtls, OVERFLOW)
         found = total.requests.setdefault(key, RequestTotals({}, [], 0.0, [], 0.0, 0, 0, 0))
     return found
 

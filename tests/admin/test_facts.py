@@ -9,6 +9,7 @@ from hostproxy.admin.facts import OTHER, host_facts
 from hostproxy.control.state import SourceState, WorkerState
 from hostproxy.discovery.knowledge import ServiceKnowledge
 from hostproxy.health import Result
+from hostproxy.mesh.clocks import Skew
 from hostproxy.steering.state import SteeringState
 from hostproxy.telemetry.exposition import ControllerFacts, WorkerFacts
 from tests.admin.states import NOW, make_catalog, make_consul_state, make_state
@@ -36,6 +37,13 @@ def test_a_host_with_a_controller():
     assert host_facts(state, NOW).controller is None
     state.steering = SteeringState(url="https://c.example:15008", last_contact=NOW - 5.0, epoch=2, generation=8)
     assert host_facts(state, NOW).controller == ControllerFacts(last_contact=NOW - 5.0, epoch=2, generation=8)
+
+
+def test_clocks():
+    state = make_state()
+    assert host_facts(state, NOW).skews == {}
+    state.skews = {"controller": Skew(-86400.0, least=True), "consul": Skew(0.0)}
+    assert host_facts(state, NOW).skews == {"controller": -86400.0, "consul": 0.0}
 
 
 def test_a_host_that_has_just_started():

@@ -9,6 +9,7 @@ from hostproxy.admin.problems import NAMED, degraded, readiness
 from hostproxy.control.state import SourceState, WorkerState
 from hostproxy.discovery.knowledge import DiscoveryState, ServiceKnowledge
 from hostproxy.health import Result
+from hostproxy.mesh.clocks import Skew
 from tests.admin.states import NOW, make_consul_state, make_state
 
 AGENT = "http://127.0.0.1:8500: connection refused: is Consul's agent running?"
@@ -149,3 +150,14 @@ def test_a_file_needs_no_knowledge():
     state = make_state()
     state.discovery = DiscoveryState()
     assert degraded(state) == []
+
+
+def test_a_clock_that_is_wrong():
+    state = make_state()
+    state.skews = {"controller": Skew(59.0), "consul": Skew(-59.0)}
+    assert degraded(state) == []
+    state.skews = {"controller": Skew(-85800.0, least=True), "consul": Skew(300.0)}
+    assert degraded(state) == [
+        "clock: this host's is at least 23 h behind that of controller (clock skew); set the one that is wrong",
+        "clock: this host's is 5 min ahead of that of consul (clock skew); set the one that is wrong",
+    ]

@@ -21,7 +21,7 @@ from tests.bench.cases import CASES, SERVICES, Case
 from tests.bench.measure import Watch
 from tests.bench.peers.envoy import Envoy
 from tests.bench.peers.haproxy import HAProxy
-from tests.bench.peers.hostproxy import Hostproxy
+from tests.bench.peers.hostproxy import Hostproxy, Routed
 from tests.bench.peers.nginx import Nginx
 from tests.bench.peers.peer import Peer, installed
 from tests.bench.peers.traefik import Traefik
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if tools:
         parser.error("; ".join(tools))
     if not any(peer.name == report.OURS for peer in peers):
-        cases = [case for case in cases if case.kind != "discovery"]
+        cases = [case for case in cases if case.kind != "discovery" and not case.routed]
     protocols = {case.protocol for case in cases}
     absent = sorted(
         {f"{peer.name} {peer.absent(each)}" for peer in peers for each in protocols if peer.absent(each)}
@@ -124,8 +124,10 @@ def _measure(
     with Processes() as processes:
         stage = _stage(processes, cores[0], cores[-1], descriptors)
         for case in cases:
-            alone = case.kind == "discovery"
-            outcomes = discovery.run(case, stage, plan) if alone else run(case, peers, stage, plan)
+            if case.kind == "discovery":
+                outcomes = discovery.run(case, stage, plan)
+            else:
+                outcomes = run(case, (Hostproxy(), Routed()) if case.routed else peers, stage, plan)
             results.append((case, outcomes))
             print(report.table(case, outcomes), end="\n\n", flush=True)
     disturbance = watch.disturbance()

@@ -32,6 +32,7 @@ class Case:
     main: bool = False  # part of --quick, and given the full time in the long run
     services: int = 0  # that are watched, in a case of discovery
     instances: int = 0  # of each of them
+    routed: bool = False  # hostproxy alone, without routes and with
 
     @property
     def protocol(self) -> Protocol:
@@ -51,6 +52,7 @@ CASES = (
     Case("one-hop-empty", f"{_ONE}: GET, empty body", workload=_EMPTY),
     Case("one-hop-64k", f"{_ONE}: GET, 64 KiB", workload=_LARGE),
     Case("one-hop-post", f"{_ONE}: POST 1 KiB, response 1 KiB", workload=_POST),
+    Case("one-hop-routes", f"{_ONE}: GET, 1 KiB, with routes", routed=True),
     Case("two-hops", f"{_TWO}: GET, 1 KiB", hops=2, paced=True, main=True),
     Case("two-hops-empty", f"{_TWO}: GET, empty body", hops=2, workload=_EMPTY),
     Case("two-hops-64k", f"{_TWO}: GET, 64 KiB", hops=2, workload=_LARGE),

@@ -16,7 +16,7 @@ import pytest
 
 from hostproxy.__main__ import main
 from hostproxy.cli import doctor
-from hostproxy.doctor import bypasses, configuration, daemon, examination, http, kernel, ports, sockets
+from hostproxy.doctor import bypasses, configuration, daemon, examination, kernel, ports, sockets
 from hostproxy.doctor.configuration import permits
 from hostproxy.doctor.findings import Around, Finding, Group, User, span
 from tests.integration.host import free_port
@@ -312,21 +312,6 @@ def test_sockets_and_their_owners():
 )
 def test_who_gets_a_connection(listening, wanted, covers):
     assert sockets.covers(listening, wanted) == covers
-
-
-@pytest.mark.parametrize(
-    ("asked", "seconds", "difference"),
-    [
-        (1000.0, 0.1, 0.0),
-        (1000.9, 0.1, 0.0),  # a date is cut to whole seconds
-        (999.0, 2.0, 0.0),  # it was written while the answer was waited for
-        (990.0, 0.5, 9.5),
-        (1011.0, 0.5, -10.0),
-    ],
-)
-def test_how_far_a_clock_is_ahead(asked, seconds, difference):
-    assert http.ahead("Thu, 01 Jan 1970 00:16:40 GMT", asked, seconds) == pytest.approx(difference)
-    assert http.ahead("yesterday", asked, seconds) is None
 
 
 def test_who_may(tmp_path):

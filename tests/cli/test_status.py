@@ -73,7 +73,8 @@ def test_json_is_one_object_with_stable_keys(daemon, capsys):
     document = json.loads(capsys.readouterr().out)
     assert set(document) == {
         *("host", "version", "pid", "uptime_seconds", "ready", "reasons", "degraded", "workers", "listeners"),
-        *("services", "catalog", "discovery", "health", "policy", "certificates", "controller", "reloads", "upgrades"),
+        *("services", "catalog", "discovery", "health", "policy", "certificates", "controller", "clocks", "reloads"),
+        "upgrades",
     }
 
 

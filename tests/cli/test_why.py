@@ -9,8 +9,13 @@ import msgspec
 import pytest
 
 from hostproxy.__main__ import main
+from hostproxy.discovery.catalog import Instance
 from hostproxy.mesh.policy import Policy, ServicePolicy
+from hostproxy.mesh.retries import Retry
+from hostproxy.mesh.routes import Match, Route, Share
 from hostproxy.mesh.rules import Rule
+from hostproxy.mesh.subsets import Subset
+from hostproxy.snapshot import Service
 from tests.admin.states import make_state
 
 
@@ -39,11 +44,11 @@ def test_an_allowed_call(daemon, capsys):
         "",
         "from      spiffe://example.org/service/cart",
         "to        payments: service payments, http",
-        "route     the whole service",
+        "route     none",
         "rules     deny   payments.toml:14  would deny it: audit = true",
         "          allow  payments.toml:4  allows it",
         "          allow  payments.toml:9  passed over: headers: the request has others",
-        "timeout   2 s for the whole call",
+        "timeout   2s for the whole call, by service payments",
         "retries   up to 4 instances are tried until one can be connected to; POST is never sent twice",
         "",
         "ADDRESS        HOST  ZONE  DC  HEALTH   SHARE  USED  WHY",
@@ -81,6 +86,108 @@ def test_no_rule_and_no_instance(daemon, capsys):
     text = capsys.readouterr().out
     assert "rules     none; " in text
     assert "no instance of payments is known" in text
+
+
+CANARY = Route(
+    Match(headers=(("x-canary", "yes"),)),
+    (Share("v2", 10), Share("v1", 90)),
+    0.0,
+    Retry(attempts=5, on=("reset", "5xx"), statuses=(429,), methods=("POST",), try_timeout=0.5, budget=30),
+    "canary",
+    "payments.toml:20",
+)
+REPORTS = Route(Match(path_prefix="/reports/"), source="payments.toml:30")
+REST = Route(source="payments.toml:40")
+
+
+def routed(*routes, **more):
+    whole = state()
+    whole.catalog = {
+        "payments": (
+            Instance("payments", "db-1", "10.0.0.1:9001", "10.0.0.1:15443", version="1"),
+            Instance("payments", "db-2", "10.0.0.2:9001", "10.0.0.2:15443"),
+        )
+    }
+    subsets = {"v1": Subset(version="1"), "v2": Subset(version="2")}
+    rules = ServicePolicy(access="allow", access_source="mesh.toml:2", subsets=subsets, routes=routes, **more)
+    whole.policy = Policy(services={"payments": rules})
+    services = {**whole.snapshot.services, "v1.payments": Service("payments", "v1")}
+    whole.snapshot = msgspec.structs.replace(whole.snapshot, services=services)
+    return whole
+
+
+def test_routes_and_a_split_with_a_part_that_goes_nowhere(daemon, capsys):
+    call = ["why", "--from", "cart", "POST", "http://payments/", "-H", "X-Canary: yes"]
+    assert main([*call, "--admin", daemon(routed(REPORTS, CANARY, REST, timeout=2.0))]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "from      spiffe://example.org/service/cart",
+        "to        payments: service payments, http",
+        "route     payments.toml:30  passed over: path_prefix: / begins otherwise",
+        "          canary  payments.toml:20  takes it: 10% to subset v2, 90% to subset v1",
+        "          payments.toml:40  matches as well",
+        "rules     none; mesh.toml:2: [service.payments] access",
+        "timeout   none, by route canary",
+        "retries   5 at most, by route canary: after a connection that is lost, status 429, 500-599, "
+        "500ms without an answer",
+        "          each after a random wait of at most 25ms, 75ms, 175ms, 250ms",
+        "          no more at once than 30% of the requests under way, and 3 in any case",
+        "          up to 4 instances are tried until one can be connected to",
+        "",
+        '10% of such requests get a 503: no instance of payments is in subset "v2"',
+        "SUBSET  ADDRESS        HOST  ZONE  DC  HEALTH   SHARE  USED  WHY",
+        "v1      10.0.0.1:9001  db-1  -     -   passing  90.0%  yes",
+        "-       10.0.0.2:9001  db-2  -     -   passing  -      no    in none of the subsets v2, v1",
+        "",
+    ]
+
+
+def test_no_route_matches(daemon, capsys):
+    address = daemon(routed(REPORTS, default_subset="v1", retry=Retry()))
+    assert main(["why", "--from", "cart", "POST", "http://payments/", "--admin", address]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3] == "to        payments: service payments, subset v1, http"
+    assert lines[5] == "          none of them: to subset v1"
+    assert lines[8:10] == [
+        "retries   none for POST: service payments retries GET, HEAD, OPTIONS, TRACE, PUT, DELETE",
+        "          up to 4 instances are tried until one can be connected to; POST is never sent twice",
+    ]
+
+
+def test_a_subset_that_the_call_names(daemon, capsys):
+    address = daemon(routed(CANARY))
+    assert main(["why", "--from", "cart", "http://v1.payments.mesh/", "--admin", address]) == 0
+    assert "route     none: the call names subset v1 itself\n" in capsys.readouterr().out
+
+
+def test_json_of_routes(daemon, capsys):
+    call = ["why", "--from", "cart", "POST", "http://payments/", "-H", "X-Canary: yes", "-o", "json"]
+    assert main([*call, "--admin", daemon(routed(REPORTS, CANARY, REST))]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["route"] == {"matched": "canary", "source": "payments.toml:20", "passed_over": ""}
+    assert [(one["name"], one["matches"], one["decides"]) for one in document["routes"]] == [
+        ("payments.toml:30", False, False),
+        ("canary", True, True),
+        ("payments.toml:40", True, False),
+    ]
+    assert document["parts"] == [
+        {"subset": "v2", "share": 0.1, "obstacle": 'no instance of payments is in subset "v2"'},
+        {"subset": "v1", "share": 0.9, "obstacle": ""},
+    ]
+    assert [(one["subset"], one["share"]) for one in document["instances"]] == [("v1", 0.9), ("", 0.0)]
+    assert (document["timeout_seconds"], document["timeout_from"]) == (None, "route canary")
+    retries = document["retries"]
+    assert (retries["policy_from"], retries["method"], retries["reused"]) == ("route canary", True, False)
+    assert retries["policy"] == {
+        "attempts": 5,
+        "on": ["reset", "5xx"],
+        "statuses": [429],
+        "methods": ["POST"],
+        "try_timeout": 0.5,
+        "backoff": 0.025,
+        "backoff_limit": 0.25,
+        "budget": 30,
+    }
+    assert retries["waits"] == [0.025, 0.075, 0.175, 0.25, 0.25]
 
 
 def test_json(daemon, capsys):

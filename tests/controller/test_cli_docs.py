@@ -58,10 +58,20 @@ def test_the_policy_shown_meets_the_expectations_shown(tmp_path: Path, capsys: p
     (script,) = (block for block in blocks(TEXT, "sh") if "<<'END'" in block)
     (tmp_path / "mesh.toml").write_text(script.partition("<<'END'\n")[2].partition("END\n")[0])
     files.check(files.collect(str(tmp_path)))
-    (expected,) = (block for block in blocks(TEXT, "toml") if "[[expect]]" in block)
+    expected, routed = (block for block in blocks(TEXT, "toml") if "[[expect]]" in block)
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "a.toml").write_text(expected)
     assert main(["policy", "test", str(tmp_path)]) == 0, capsys.readouterr()
+
+    (route,) = (block for block in blocks(TEXT, "toml") if "[[service.payments.route]]" in block)
+    (tmp_path / "tests" / "payments.toml").write_text(routed)
+    (tmp_path / "payments.toml").write_text(route)
+    assert main(["policy", "test", str(tmp_path)]) == 0, capsys.readouterr()
+    (tmp_path / "payments.toml").write_text(re.sub("(?m)^match = .*$", "match = {}", route))
+    capsys.readouterr()
+    assert main(["policy", "test", str(tmp_path)]) == 1
+    (fault,) = (block for block in blocks(TEXT, "text") if "is to take no route" in block)
+    assert capsys.readouterr().out == fault
 
 
 def test_the_bounds_shown_are_the_defaults() -> None:

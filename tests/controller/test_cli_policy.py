@@ -169,10 +169,95 @@ def test_why_it_is_allowed(policy: Path, capsys: Captured) -> None:
         f"policy    {policy}",
         "from      cart",
         "to        payments: service payments, http",
+        "route     none",
         "rules     deny   payments.toml:9  passed over: paths: /make-payment is not among them",
         "          deny   payments.toml:13  would deny it: audit = true",
         "          allow  payments.toml:4  allows it",
+        "timeout   none",
+        "retries   up to 4 instances are tried until one can be connected to; POST is never sent twice",
     ]
+
+
+ROUTED = """
+[service.orders]
+access = "deny"
+timeout = "2s"
+default_subset = "v1"
+subset = { v1 = { version = "1" }, v2 = { version = "2" } }
+retry = { attempts = 2 }
+
+[[service.orders.route]]
+name = "canary"
+match = { path_prefix = "/v2/", headers = { x-canary = "yes" } }
+split = [{ subset = "v2", weight = 10 }, { subset = "v1", weight = 90 }]
+timeout = "5s"
+
+[[service.orders.route]]
+match = { methods = ["GET"] }
+split = [{ subset = "v2" }]
+retry = { attempts = 3, on = ["gateway-error"], backoff = "50ms" }
+"""
+
+
+@pytest.fixture
+def routed(policy: Path) -> Path:
+    (policy / "orders.toml").write_text(ROUTED.lstrip())
+    return policy
+
+
+def test_why_shows_the_routes(routed: Path, capsys: Captured) -> None:
+    assert why(routed, "--from", "cart", "http://orders/v2/x", "-H", "X-Canary: no") == 1
+    assert capsys.readouterr().out.splitlines()[4:] == [
+        "to        orders: service orders, subset v2, http",
+        "route     canary  orders.toml:8  passed over: headers: the request has others",
+        "          orders.toml:14  takes it: to subset v2",
+        "rules     none; orders.toml:2: [service.orders] access",
+        "timeout   2s for the whole call, by service orders",
+        "retries   3 at most, by route orders.toml:14: after status 502-504",
+        "          each after a random wait of at most 50ms, 150ms, 250ms",
+        "          no more at once than 20% of the requests under way, and 3 in any case",
+        "          up to 4 instances are tried until one can be connected to; "
+        "GET is repeated if a used connection breaks before the answer",
+        "note      policy leaves the protocol of orders to its hosts; here it is taken to be http",
+    ]
+    assert why(routed, "--from", "cart", "http://orders/v2/x", "-H", "X-Canary: yes", "-o", "json") == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["route"]["matched"] == "canary"
+    assert document["parts"] == [{"subset": "v2", "share": 0.1}, {"subset": "v1", "share": 0.9}]
+    assert (document["timeout_seconds"], document["timeout_from"]) == (5.0, "route canary")
+    assert document["retries"]["policy"]["budget"] == 20
+    assert why(routed, "--from", "cart", "http://v2.orders/v2/x", "-H", "X-Canary: yes") == 1
+    assert "route     none: the call names subset v2 itself\n" in capsys.readouterr().out
+
+
+def test_expectations_about_routes(routed: Path, capsys: Captured) -> None:
+    (routed / "tests" / "orders.toml").write_text(
+        """[[expect]]
+from = "cart"
+to = "orders"
+path = "/v2/x"
+headers = { x-canary = "yes" }
+decision = "deny"
+route = "canary"
+subsets = ["v1", "v2"]
+timeout = "5s"
+
+[[expect]]
+from = "cart"
+to = "orders"
+decision = "deny"
+route = "canry"
+"""
+    )
+    assert main(["policy", "test", str(routed)]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "tests/orders.toml:11: cart GET orders/: is to take route canry, and takes orders.toml:14; "
+        'there is no route canry, did you mean "canary"?',
+        "3 of 4 expectations are met",
+    ]
+    assert main(["policy", "test", str(routed), "-o", "json"]) == 1
+    (failed,) = json.loads(capsys.readouterr().out)["failed"]
+    assert (failed["route"], failed["subsets"], failed["timeout_seconds"]) == ("orders.toml:14", ["v2"], 2.0)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +290,7 @@ def test_why(policy: Path, arguments: list[str], status: int, parts: list[str], 
         (["--from", "cart", "http://payments/%zz"], "is not the path of a request"),
         (["--from", "cart", "http://payments/", "-H", "x"], "is not a header field"),
         (["--from", "cart", "http://payments/", "-H", "x-a: \x1b"], "is not the value"),
-        (["--from", "cart", "http://payments/", "-H", "Host: x"], "no rule sees"),
+        (["--from", "cart", "http://payments/", "-H", "Host: x"], "neither rules nor routes see"),
     ],
 )
 def test_why_is_wrongly_asked(policy: Path, arguments: list[str], part: str, capsys: Captured) -> None:

@@ -119,6 +119,107 @@ def test_allow_rules_beside_a_default_that_allows_are_said_to_shut_nobody_out() 
     assert warnings('[defaults]\naccess = "allow"\n' + rule("allow", audit="true")) == []
 
 
+SUBSETS = '[service.payments.subset.v1]\nversion = "1"\n[service.payments.subset.v2]\nversion = "2"\n'
+DEFAULT = '[service.payments]\ndefault_subset = "v1"\n'
+
+
+def route(**keys: str) -> str:
+    return "[[service.payments.route]]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
+
+
+def split(**weights: int) -> str:
+    shares = ", ".join(f'{{ subset = "{subset}", weight = {weight} }}' for subset, weight in weights.items())
+    return f"[{shares}]"
+
+
+def test_good_routes_have_no_warnings() -> None:
+    canary = route(match='{ headers = { x-canary = "yes" } }', split='[{ subset = "v2" }]')
+    timeout = '[service.payments]\ntimeout = "2s"\ndefault_subset = "v1"\n'
+    retry = '[service.payments.retry]\non = ["reset"]\ntry_timeout = "500ms"\n'
+    assert warnings(timeout + retry + canary + route(split=split(v1=90, v2=10)) + SUBSETS) == []
+    assert warnings("[service.payments.retry]\nattempts = 2\n") == []
+
+
+def test_a_route_that_no_request_takes_is_found() -> None:
+    first = DEFAULT + route(match='{ path_prefix = "/v2/" }')
+    (found,) = warnings(first + route(match='{ path = "/v2/pay", methods = ["POST"] }', timeout='"5s"') + SUBSETS)
+    assert found == "p.toml:5: never reached: p.toml:3 takes all that it matches"
+    assert warnings(first + route(match='{ path = "/v1/pay" }') + SUBSETS) == []
+    three = [route(), route(match='{ path = "/a" }'), route(match='{ path = "/b" }')]
+    assert [found[:23] for found in warnings("".join(three))] == ["p.toml:2: never reached", "p.toml:4: never reached"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "parts"),
+    [
+        ({"v1": 90, "v2": 9}, "add up to 99: v1 is 90.91 %, v2 is 9.091 %"),
+        ({"v1": 9, "v2": 1}, "add up to 10: v1 is 90 %, v2 is 10 %"),
+        ({"v1": 50}, "add up to 50: v1 is 100 %"),
+        ({"v1": 1, "v2": 0}, "add up to 1: v1 is 100 %, v2 is 0 %"),
+        ({"v1": 90, "v2": 10}, ""),
+        ({"v1": 100, "v2": 0}, ""),
+        ({"v1": 999, "v2": 1}, ""),
+        ({"v1": 9999, "v2": 1}, ""),
+    ],
+)
+def test_weights_of_an_unusual_sum_are_told_in_percent(weights: dict[str, int], parts: str) -> None:
+    expected = [f"p.toml:3: the weights of this split {parts}"] if parts else []
+    assert warnings(DEFAULT + route(split=split(**weights)) + SUBSETS) == expected
+
+
+@pytest.mark.parametrize("protocol", ["http2", "grpc"])
+def test_what_means_nothing_for_bytes_is_told(protocol: str) -> None:
+    head = f'[service.payments]\nprotocol = "{protocol}"\n'
+    carried = f'services with protocol = "{protocol}" are carried as bytes in this version'
+    # Of routes that no request takes, nothing else is worth a word.
+    text = head + "[service.payments.retry]\nattempts = 2\n" + route() + route(split=split(v1=1, v2=2)) + SUBSETS
+    assert warnings(text) == [
+        f"p.toml:5: no request takes a route: {carried}",
+        f"p.toml:3: nothing is retried: {carried}",
+    ]
+
+
+def test_a_time_for_tries_that_does_not_what_it_seems_is_told() -> None:
+    def of(service: str, retry: str) -> list[str]:
+        return warnings(f"[service.payments]\n{service}\n[service.payments.retry]\n{retry}\n")
+
+    (found,) = of('timeout = "2s"', 'try_timeout = "2s"')
+    assert found == "p.toml:3: try_timeout does nothing: 2s is no less than the timeout, 2s"
+    assert of('timeout = "0s"', 'try_timeout = "2s"') == []
+    assert of('timeout = "2s"', 'try_timeout = "500ms"') == []
+
+
+def test_the_times_of_a_route_are_those_that_hold_for_it() -> None:
+    retry = '{ try_timeout = "1s" }'
+    head = '[service.payments]\ntimeout = "500ms"\n'
+    (found,) = warnings(head + route(retry=retry))
+    assert found == "p.toml:3: try_timeout does nothing: 1s is no less than the timeout, 500ms"
+    assert warnings(head + route(retry=retry, timeout='"2s"')) == []
+    assert warnings(head + route(retry=retry, timeout='"0s"')) == []
+
+
+def test_the_place_of_a_retry_is_that_of_its_own_file() -> None:
+    files = {
+        "a.toml": b'[service.payments]\ntimeout = "1s"\n',
+        "b.toml": b'# b\n[service.payments.retry]\ntry_timeout = "2s"\n',
+    }
+    (found,) = check(files)[1]
+    assert found.startswith("b.toml:2: try_timeout does nothing")
+
+
+def test_subsets_that_also_get_what_no_route_matches_are_told() -> None:
+    canary = route(match='{ headers = { x-canary = "yes" } }', split='[{ subset = "v2" }]')
+    (found,) = warnings(canary + SUBSETS)
+    assert found == (
+        "p.toml:1: requests that no route matches go to all instances of payments, those of v2 too; give"
+        " default_subset, or a last route without match if this is meant"
+    )
+    assert warnings(DEFAULT + canary + SUBSETS) == []
+    assert warnings(canary + route() + SUBSETS) == []
+    assert warnings(canary + route(split='[{ subset = "v1" }]') + SUBSETS) == []
+    assert warnings(route(timeout='"5s"', match='{ path = "/a" }') + SUBSETS) == []
+
+
 def test_the_difference_is_a_unified_diff() -> None:
     before = {"a.toml": b"one\ntwo\n", "gone.toml": b"x\n", "same.toml": b"y\n"}
     after = {"a.toml": b"one\nthree\n", "new.toml": b"z\n", "same.toml": b"y\n"}

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from hostproxy.enforce.retry import RetryPolicy
 from hostproxy.exchange import forward
 from hostproxy.exchange.caller import Caller
 from hostproxy.exchange.exchange import Exchange
@@ -65,6 +66,7 @@ class Proxy:
             lambda *what: self.tunnels.append(what),
         )
         self.timeout = 0.0
+        self.policy: RetryPolicy | None = None
         self.on_begin: Callable[[Exchange], bool] = lambda exchange: False
         self.passed = 0.0
 
@@ -77,11 +79,13 @@ class Proxy:
         exchange.target = self.destination
         if self.timeout:
             exchange.limit(self.timeout)
+        if self.policy is not None:
+            exchange.allow_retries(self.policy)
         exchange.request_bytes = forward.request(exchange.head, b"10.1.1.1", b"http", b"", b"1")
         self.destination.send(exchange, exchange.started)
 
     def attempt(self, exchange: Exchange) -> None:
-        self.destination.send(exchange, self.loop.reactor.now)
+        self.destination.send(exchange, self.loop.reactor.now + self.passed)
 
     def completed(self, exchange: Exchange) -> None:
         assert exchange not in self.done, "it ended twice"
@@ -143,6 +147,9 @@ class Proxy:
         assert [endpoint.open for endpoint in self.endpoints] == [0] * len(self.endpoints)
         assert not self.surroundings.connections
         assert len(self.deadlines) == 0
+        assert all(exchange.waiting is None for exchange in self.done)
+        if self.policy is not None:
+            assert (self.policy.under_way, self.policy.retries) == (0, 0)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from OpenSSL import SSL, crypto
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOFactory
-from twisted.web.http import HTTPChannel, HTTPFactory, Request
+from twisted.web.http import HTTPChannel, HTTPFactory, Request, datetimeToString
 from zope.interface import implementer
 
 from controller.authority.authority import Authority
@@ -220,6 +220,7 @@ class _Request(Request):
         if status == 0:
             return  # no answer
         self.setResponseCode(status)
+        self.setHeader("Date", datetimeToString())
         if status != 204:
             self.setHeader("Content-Length", str(len(body)))
             self.write(body)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from tests.fakes.delivery import Delivery
 from tests.fakes.reader import Malformed, Received, RequestReader
+from tests.stopwatch import Stopwatch
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with zero seconds: close() sends a reset
 
@@ -259,18 +260,18 @@ class Origin:
 
     def wait_for_connections(self, count: int, timeout: float = 5.0) -> list[Connection]:
         """Wait until ``count`` connections have come since the last :meth:`forget`."""
-        deadline = time.monotonic() + timeout
+        waiting = Stopwatch()
         while len(self.connections) < count:
-            if time.monotonic() > deadline:
+            if waiting.seconds > timeout:
                 raise AssertionError(f"{len(self.connections)} connections came instead of {count}")
             time.sleep(0.002)
         return self.connections
 
     def wait_for_requests(self, count: int, timeout: float = 5.0) -> list[Received]:
         """Wait until ``count`` requests have come since the last :meth:`forget`."""
-        deadline = time.monotonic() + timeout
+        waiting = Stopwatch()
         while len(self.requests) < count:
-            if time.monotonic() > deadline:
+            if waiting.seconds > timeout:
                 raise AssertionError(f"{len(self.requests)} requests came instead of {count}")
             time.sleep(0.002)
         return self.requests

@@ -208,7 +208,7 @@ def test_a_missing_path_is_refused(tmp_path: Path) -> None:
         ("[default]", '1: default: unknown key; did you mean "defaults"?'),
         ("[defaults]\nacess = 'deny'", '2: defaults.acess: unknown key; did you mean "access"?'),
         ("[defaults]\naccess = 'none'", '2: defaults.access: expected one of "allow", "deny", found "none"'),
-        ("[service.payments.retry]", "1: service.payments.retry: unknown key; known here: "),
+        ("[service.payments.breaker]", "1: service.payments.breaker: unknown key; did you mean "),
         (
             "[service.payments]\ntimout = '2s'",
             '2: service.payments.timout: unknown key; did you mean "timeout"?',

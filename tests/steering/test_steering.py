@@ -727,7 +727,7 @@ def test_many_connections_do_not_keep_the_controller_out(scene: Scene) -> None:
             open_.append(socket.create_connection(("127.0.0.1", scene.port), 5))
             scene.loop.run_for(0.01)
         assert scene.push(scene.controller.seal(ALLOW)).state == "applied"
-        assert len(scene.host._factory.channels) <= server.CONNECTIONS  # type: ignore[union-attr]
+        assert len(scene.host._listening._factory.channels) <= server.CONNECTIONS  # type: ignore[union-attr]
     finally:
         for each in open_:
             each.close()

@@ -34,6 +34,7 @@ KEYS = [
     ),
     *(
         "route",
+        "subset",
         "source",
         "source_identity",
         "dest",

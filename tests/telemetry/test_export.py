@@ -5,13 +5,13 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from hostproxy.telemetry.export import Export, RequestTotals, TcpTotals, decode
+from hostproxy.telemetry.export import Export, RequestKey, RequestTotals, TcpTotals, decode
 
 
 def test_comes_out_as_it_went_in():
     export = Export(
         requests={
-            ("inbound", "cart", "payments", "default", True): RequestTotals(
+            RequestKey("outbound", "cart", "payments", "canary", True, "v2"): RequestTotals(
                 {(b"GET", 200, "-"): 3}, [3, 0], 0.5, [2, 1], 0.25, 10, 20, 1
             )
         },
@@ -20,6 +20,13 @@ def test_comes_out_as_it_went_in():
         levels={"upstream_connections": {("idle",): 7.0}},
     )
     assert decode(msgspec.msgpack.encode(export)) == export
+
+
+def test_an_earlier_release_knows_no_subsets():
+    """Its workers live on through an upgrade, and their counts with them."""
+    told = {("inbound", "cart", "payments", "", True): ({}, [], 0.0, [], 0.0, 10, 20, 1)}
+    (key,) = decode(msgspec.msgpack.encode((told, {}, {}, {}))).requests
+    assert key == RequestKey("inbound", "cart", "payments", "", True, "")
 
 
 @pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x93\x01\x02\x03", b"\x80"])

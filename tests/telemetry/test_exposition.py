@@ -37,6 +37,7 @@ def host_facts(**changes):
         "health": {("cart", "127.0.0.1:9000"): True, ("cart", "127.0.0.1:9001"): False},
         "probes": {("cart", "healthy"): 9},
         "controller": ControllerFacts(last_contact=1.4e9, epoch=2, generation=8),
+        "skews": {"controller": -86400.0, "consul": 0.0},
         "catalog_age": 12.5,
         "certificates": {"spiffe://example.org/service/cart": 1.8e9},
         "problems": {"catalog": 0, "policy": 2, "certificates": 0},
@@ -51,7 +52,7 @@ def host_facts(**changes):
 def totals():
     metrics = WorkerMetrics()
     for mtls in (True, False):
-        series = metrics.requests("outbound", "cart", "payments", "default", mtls)
+        series = metrics.requests("outbound", "cart", "payments", "canary", mtls, "v2")
         series.in_flight = 1
         series.record(b"GET", 200, "-", 0.0004, 0.0003, 100, 1000)
         series.record(b"POST", 503, "UF,URX", 3.0, 2.0, 50, 10)
@@ -80,7 +81,13 @@ def value(page, name, **labels):
     return samples(page)[("hostproxy_" + name, tuple(sorted(labels.items())))]
 
 
-CALL = {"direction": "outbound", "source": "cart", "destination": "payments", "route": "default"}
+CALL = {
+    "direction": "outbound",
+    "source": "cart",
+    "destination": "payments",
+    "route": "canary",
+    "subset": "v2",
+}
 
 
 def test_promtool_finds_nothing_to_say():
@@ -186,6 +193,14 @@ def test_what_is_asked_of_consul():
 def test_without_consul_there_is_nothing_of_it():
     page = render(totals(), host_facts(consul=None), as_openmetrics=False)
     assert not [name for name, _ in samples(page) if name.startswith("hostproxy_consul_")]
+
+
+def test_clocks_that_are_compared():
+    page = render(totals(), host_facts(), as_openmetrics=False)
+    assert value(page, "clock_skew_seconds", peer="controller") == -86400.0
+    assert value(page, "clock_skew_seconds", peer="consul") == 0.0
+    page = render(totals(), host_facts(skews={}), as_openmetrics=False)
+    assert not [name for name, _ in samples(page) if name == "hostproxy_clock_skew_seconds"]
 
 
 def test_what_comes_from_a_controller():

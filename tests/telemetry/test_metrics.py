@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import timeit
 
+import msgspec
 import pytest
 
 from hostproxy.telemetry import metrics as room
 from hostproxy.telemetry.export import decode
 from hostproxy.telemetry.metrics import OVERFLOW, WorkerMetrics
 
-KEY = ("outbound", "cart", "payments", "default", True)
+KEY = ("outbound", "cart", "payments", "default", True, "v2")
 
 
 def exported(metrics):
@@ -48,6 +49,16 @@ def test_without_an_answer_there_is_no_first_byte():
     assert totals.codes == {(b"GET", 0, "DC"): 1}
 
 
+def test_without_subsets_an_earlier_release_understands_what_is_told():
+    """Whoever goes back to one has its supervisor listen to workers of this one while they drain."""
+    metrics = WorkerMetrics()
+    metrics.requests(*KEY[:-1])
+    (requests, *_) = msgspec.msgpack.decode(metrics.export(), strict=False)
+    assert list(requests) == [KEY[:-1]]
+    metrics.requests(*KEY)
+    assert set(exported(metrics).requests) == {(*KEY[:-1], ""), KEY}
+
+
 def test_unknown_methods_share_one_label():
     metrics = WorkerMetrics()
     series = metrics.requests(*KEY)
@@ -71,6 +82,7 @@ def test_codes_of_a_series_are_bounded_and_keep_their_class():
 def test_the_same_labels_give_the_same_series():
     metrics = WorkerMetrics()
     assert metrics.requests(*KEY) is metrics.requests(*KEY)
+    assert metrics.requests(*KEY) is not metrics.requests(*KEY[:-1], "v1")
     assert metrics.tcp("inbound", "a", "b", True) is metrics.tcp("inbound", "a", "b", True)
 
 
@@ -82,7 +94,7 @@ def test_a_full_family_of_requests_overflows_by_direction_and_counts_it():
         )
     export = exported(metrics)
     assert len(export.requests) == room.SERIES_LIMIT + 1
-    over = export.requests[("inbound", OVERFLOW, OVERFLOW, OVERFLOW, True)]
+    over = export.requests[("inbound", OVERFLOW, OVERFLOW, OVERFLOW, True, OVERFLOW)]
     assert over.codes == {(b"GET", 200, "-"): 5}
     assert export.events["metrics_overflow_total"] == {("requests",): 5}
 

@@ -11,7 +11,7 @@ from hostproxy.telemetry import totals as room
 from hostproxy.telemetry.metrics import OVERFLOW, WorkerMetrics
 from hostproxy.telemetry.totals import Totals
 
-KEY = ("inbound", "cart", "payments", "default", True)
+KEY = ("inbound", "cart", "payments", "default", True, "")
 OK = (b"GET", 200, "-")
 
 
@@ -114,7 +114,7 @@ def test_the_dead_of_a_long_life_are_bounded(monkeypatch):
         totals.retire(number)
     total = totals.view().sum()
     assert len(total.requests) == 4
-    assert total.requests[("inbound", OVERFLOW, OVERFLOW, OVERFLOW, True)].codes[OK] == 7
+    assert total.requests[("inbound", OVERFLOW, OVERFLOW, OVERFLOW, True, OVERFLOW)].codes[OK] == 7
     assert len(total.tcp) == 4
     assert total.tcp[("inbound", OVERFLOW, OVERFLOW, True)].opened == 7
 

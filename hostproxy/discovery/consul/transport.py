@@ -29,6 +29,7 @@ from hostproxy.discovery.consul.connection import BODY, AgentEndpoint, Stale
 from hostproxy.discovery.consul.counters import Counters
 from hostproxy.discovery.consul.errors import AgentError
 from hostproxy.discovery.consul.reasons import causes, explained, not_http
+from hostproxy.mesh.clocks import Comparison
 
 __all__ = ("Agent", "AgentError", "Reply")
 
@@ -54,10 +55,21 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True):
 class Agent:
     """The way to the agent of Consul that ``config`` describes."""
 
-    def __init__(self, reactor: Any, config: ConsulConfig, token: Callable[[], str], counters: Counters) -> None:
-        """``token`` is asked before each request: "" sends none, and an :class:`AgentError` fails the request."""
+    def __init__(
+        self,
+        reactor: Any,
+        config: ConsulConfig,
+        token: Callable[[], str],
+        counters: Counters,
+        clock: Comparison | None = None,
+    ) -> None:
+        """``token`` is asked before each request: "" sends none, and an :class:`AgentError` fails the request.
+
+        ``clock`` is told what time it is for the agent, with each answer that did not wait.
+        """
         self.reactor = reactor
         self.counters = counters
+        self.clock = clock
         self.address = config.address
         self.token_changed: Callable[[], object] = lambda: None  # called before another token than before is sent
         self._namespace = config.namespace
@@ -174,6 +186,7 @@ class _Call(Protocol):
         self._agent = agent
         self._request = method, uri, body
         self._asking: Deferred[Any] | None = None  # for the head of the answer
+        self._asked = (0.0, 0.0)  # when
         self._response: Any = None  # the head of the answer, twisted.web.iweb.IResponse
         self._received = bytearray()
         self._over = False
@@ -182,6 +195,8 @@ class _Call(Protocol):
 
     def ask(self) -> None:
         """Send the request."""
+        if self._agent.clock is not None:
+            self._asked = self._agent.clock.ask()
         try:
             self._asking = self._agent.send(*self._request)
         except AgentError as error:
@@ -191,6 +206,8 @@ class _Call(Protocol):
 
     def _answered(self, response: Any) -> None:
         self._response = response
+        if self._agent.clock is not None:
+            self._agent.clock.take(_last(response.headers, b"Date").decode("latin-1"), self._asked)
         if 200 <= response.code <= 599:
             response.deliverBody(self)
         else:

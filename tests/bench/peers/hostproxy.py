@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -13,6 +14,9 @@ from tests.bench.peers.peer import Peer, Work, replace_file
 from tests.bench.peers.site import CLIENT, DOMAIN, TARGET, Hop, Launch, Services, Site
 
 Toml = dict[str, Any]
+
+
+ROUTES = 20
 
 
 class Hostproxy(Peer):
@@ -49,6 +53,17 @@ class Hostproxy(Peer):
         content = tomli_w.dumps(catalog(work.site.with_services(new)))
         for hop in work.site.chain():
             replace_file(hop.directory / "catalog.toml", content)
+
+
+class Routed(Hostproxy):
+    """The same with routes, of which the last takes every request and splits them."""
+
+    name = f"hostproxy, {ROUTES} routes"
+    notes = f"as hostproxy; the last of {ROUTES} routes of the service matches, and splits requests over two subsets"
+
+    def render(self, site: Site) -> list[Launch]:
+        files = {"catalog.toml": tomli_w.dumps(versions(site)), "policy.toml": tomli_w.dumps(routes(site))}
+        return [replace(launch, files={**launch.files, **files}) for launch in super().render(site)]
 
 
 def configuration(site: Site, hop: Hop) -> Toml:
@@ -111,3 +126,26 @@ def policy(site: Site) -> Toml:
             name: {"protocol": site.protocol, "permissive": site.hops == 1} for name in site.services
         },
     }
+
+
+def versions(site: Site) -> Toml:
+    """The catalog, with a version for each instance of a service."""
+    whole = catalog(site)
+    for number, instance in enumerate(whole["instance"]):
+        instance["version"] = str(number % len(site.services[instance["service"]]) + 1)
+    return whole
+
+
+def routes(site: Site) -> Toml:
+    """The policy, with routes of the target: by path and by header in turn, and a split for all requests."""
+    whole = policy(site)
+    others: list[Toml] = [
+        {"match": {"headers": {f"x-{number}": "yes"}} if number % 2 else {"path_prefix": f"/{number}/"}}
+        for number in range(1, ROUTES)
+    ]
+    split = [{"subset": "v1", "weight": 90}, {"subset": "v2", "weight": 10}]
+    whole["service"][TARGET] |= {
+        "subset": {"v1": {"version": "1"}, "v2": {"version": "2"}},
+        "route": [*({**one, "split": split[:1]} for one in others), {"name": "canary", "split": split}],
+    }
+    return whole
