@@ -48,7 +48,10 @@ class Question(NamedTuple):
 def question(caller: str, method: str, url: str, headers: Sequence[str] = ()) -> Question:
     """Put a question. ``headers`` are lines, as ``x-canary: yes``. Raises :class:`Wrong`."""
     if caller != HOST:
-        names.service(caller)
+        try:
+            names.service(caller)
+        except Wrong as wrong:
+            raise Wrong(f"the caller {caller!r:.100} {wrong.message}", wrong.hint) from None
     match = _URL.fullmatch(url)
     if match is None or (not match[1] and "://" in url):
         raise Wrong(f'"{url:.200}" is not a URL', "write http://SERVICE/PATH, or tcp://SERVICE for a connection")
@@ -190,6 +193,8 @@ def _reached(service: str, rules: ServicePolicy, treatment: Treatment, world: Wo
             if split and outside:
                 continue
             elsewhere.pop(index, None)
+            if verdict.used and not share:
+                verdict = verdict._replace(used=False, why="weight 0 in this split")
             candidates.append(Candidate(subset, verdict._replace(share=verdict.share * share)))
     if split:
         names = ", ".join(portion.subset for portion in treatment.portions)

@@ -76,12 +76,18 @@ class Outbound:
         exchange.request_bytes = forward.request(
             head, caller.address, caller.protocol, b"", exchange.request_id
         )
-        destination.send(exchange, exchange.started)
+        # Not when it came: it may have waited for its service to be looked up, and tries have their time from here on.
+        destination.send(exchange, exchange.server.reactor.now)
 
     def attempt(self, exchange: Exchange) -> None:
         """The endpoint could not be reached, or its connection broke before an answer: the next one."""
         destination = exchange.target
         assert destination is not None  # begin() chose it
+        if exchange.retries is not None:
+            # It may have waited, and its instances may have moved meanwhile.
+            current = self.tables.outbound(exchange.server.caller.name, destination.key)
+            if current.endpoints:
+                exchange.target = destination = current
         destination.send(exchange, time.monotonic())
 
     def connection(self, tunnel: Tunnel, caller: Caller) -> None:

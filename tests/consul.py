@@ -48,10 +48,14 @@ class Consul:
         join: tuple[Consul, ...] = (),
         join_wan: tuple[Consul, ...] = (),
         acl: bool = False,
+        memory: bool = False,
         **settings: Any,
     ) -> None:
-        """``servers`` of the datacenter are waited for before one leads. ``settings`` go into its configuration."""
-        self.program = path()
+        """``servers`` of the datacenter are waited for before one leads. ``settings`` go into its configuration.
+
+        With ``memory`` it leads at once, and forgets everything when it ends: for a server without other agents.
+        """
+        self.command = [path(), "agent", *(["-dev"] if memory else [])]
         self.name, self.datacenter = name, datacenter
         number = next(_addresses)
         self.ip = f"127.77.{number // 250}.{number % 250 + 1}"
@@ -104,7 +108,7 @@ class Consul:
         log = (self.directory / "log").open("ab")
         with log:
             self.process = subprocess.Popen(
-                [self.program, "agent", f"-config-file={configuration}"],
+                [*self.command, f"-config-file={configuration}"],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

@@ -17,7 +17,7 @@ from hostproxy.net.reactor import MeshReactor
 T = TypeVar("T")
 
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with zero seconds: close() sends a reset
-LIMIT = 5.0  # seconds that anything on loopback may take
+LIMIT = 20.0  # seconds that anything on loopback may take: some milliseconds, where the machine has time for it
 
 
 class Loop:

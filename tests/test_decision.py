@@ -224,6 +224,13 @@ def test_a_split_shows_the_instances_of_each_of_its_subsets() -> None:
     assert found.candidates[3].verdict.why == "in none of the subsets v2, v3, v1, v4"
 
 
+def test_an_instance_of_a_share_of_weight_0_is_not_used() -> None:
+    route = Route(split=(Share("v2", 0), Share("v1", 100)), source="p.toml:20")
+    found = decide(question("cart", "GET", "http://payments/"), routed(route))
+    (row,) = [one.verdict for one in found.candidates if one.subset == "v2"]
+    assert (row.used, row.share, row.why) == (False, 0.0, "weight 0 in this split")
+
+
 def test_what_a_route_does_not_say_is_as_for_the_service() -> None:
     retry = Retry(attempts=2)
     world = routed(CANARY, REST, retry=retry, default_subset="v1")
@@ -325,6 +332,7 @@ def test_it_is_the_way_that_workers_find(
     ("asked", "part"),
     [
         (("Cart", "GET", "http://payments/"), 'did you mean "cart"'),
+        (("c t", "GET", "http://payments/"), "the caller 'c t' is not the name of a service"),
         (("cart", "GET", "https://payments/"), "is not a URL"),
         (("cart", "GET", ""), "is not a URL"),
         (("cart", "GET", "http://pay ments/"), "no request: "),

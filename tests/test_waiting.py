@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hostproxy import waiting as waiting_module
+from hostproxy.mesh.retries import Retry
 from tests.datapath import Host, make_host, place, service, snapshot
 from tests.support import Listening, Loop, Peer, loop
 
@@ -72,6 +73,21 @@ def test_a_request_waits_for_its_service_and_then_goes_there(scene: Scene, name:
     assert scene.waiting == 0
     (record,) = scene.host.records.lines
     assert (record.status, record.flags, record.dest) == (200, "-", "payments")
+
+
+def test_the_time_of_a_try_does_not_count_meanwhile(scene: Scene) -> None:
+    client = scene.ask()
+    (connection,) = scene.host.traffic._surroundings.connections
+    assert connection.exchange is not None
+    connection.exchange.started -= 1.5
+    scene.come(retry=Retry(try_timeout=1.0))
+    there = scene.origin.accept()
+    there.until(END)
+    scene.host.later(0.5)
+    assert there.nothing()  # nor is it given up
+    there.send(OK)
+    client.until(END + b"ok")
+    assert scene.host.records.lines[0].attempts == 1
 
 
 def test_a_whole_snapshot_may_bring_it_too(scene: Scene) -> None:

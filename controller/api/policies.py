@@ -29,14 +29,18 @@ async def check(parts: Parts, call: Call) -> Answer:
 
 
 async def diff(parts: Parts, call: Call) -> Answer:
-    """POST /v1/policy/diff: what files say otherwise than a generation, by default the newest; a unified diff."""
+    """POST /v1/policy/diff: what files say otherwise than a generation, by default the newest; a unified diff.
+
+    The first ``LINES`` of it: ``cut`` says that there are more.
+    """
     files = _files(call.decode(Policy).files)
     number = call.number("generation", MOST)
     base = await parts.generations.get(number) if number else await parts.generations.newest()
     before = base.files if base is not None else {}
     names = (f"generation {base.version}" if base is not None else "nothing", "yours")
-    lines = await parts.in_thread(lambda: list(islice(difference(before, files, names), LINES)))
-    return answer({"generation": base.version.generation if base is not None else 0, "difference": lines})
+    lines = await parts.in_thread(lambda: list(islice(difference(before, files, names), LINES + 1)))
+    generation = base.version.generation if base is not None else 0
+    return answer({"generation": generation, "difference": lines[:LINES], "cut": len(lines) > LINES})
 
 
 async def apply(parts: Parts, call: Call) -> Answer:

@@ -187,6 +187,8 @@ def _diff(arguments: argparse.Namespace) -> int:
         terminal.write_json(answer)
     else:
         terminal.write(_coloured(line) for line in answer["difference"])
+        if answer.get("cut"):  # older controllers do not tell
+            say(f"only the first {len(answer['difference'])} lines are shown: there are more")
     return NO if answer["difference"] else YES
 
 

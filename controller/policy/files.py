@@ -7,7 +7,7 @@ import stat
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 
-from controller.policy.reach import covers, unreached
+from controller.policy.reach import as_meant, covers, unreached
 from hostproxy.enforce.authorise import is_ambiguous
 from hostproxy.mesh.bundle import BUNDLE_SIZE, FILES, file_name
 from hostproxy.mesh.document import POLICY_SIZE, Document, Invalid, Problem, parse
@@ -189,7 +189,9 @@ def _carried(protocol: str) -> str:
 def _of_split(route: Route) -> list[str]:
     """Weights that are meant as parts of another whole than they add up to."""
     total = sum(share.weight for share in route.split)
-    if not route.split or total in WHOLES:
+    # The others at 0 is how shares are taken back; one alone may be meant as a part of all.
+    is_taken_back = len(route.split) > 1 and sum(share.weight > 0 for share in route.split) == 1
+    if not route.split or total in WHOLES or is_taken_back:
         return []
     parts = ", ".join(f"{share.subset} is {100 * share.weight / total:.4g} %" for share in route.split)
     return [f"{route.source}: the weights of this split add up to {total}: {parts}"]
@@ -206,7 +208,7 @@ def _of_retry(retry: Retry, timeout: float) -> list[str]:
 def _leaks(service: str, rules: ServicePolicy) -> list[str]:
     """Subsets that are meant for some requests and get others as well: those that no route matches go to all."""
     first = next((route for route in rules.routes if route.split), None)
-    if first is None or rules.default_subset or any(covers(route.match, Match()) for route in rules.routes):
+    if first is None or rules.default_subset or any(covers(as_meant(route.match), Match()) for route in rules.routes):
         return []
     subsets = sorted({share.subset for route in rules.routes for share in route.split})
     return [

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
+import msgspec
+
+from hostproxy.mesh.policy_tables import ROUTES
 from hostproxy.mesh.routes import Match, Route
 from hostproxy.mesh.templates import Template
 from hostproxy.mesh.values import meets
 
 Conditions = Iterable[tuple[str, str]]  # names, and the values that are wanted
+
+# Every route is held against every other one of its service, so what takes work is kept for all of them.
+_parsed = lru_cache(2 * ROUTES)(Template.parse)
+_set = lru_cache(2 * ROUTES)(frozenset[str])
 
 
 def unreached(routes: Sequence[Route]) -> list[tuple[Route, Route]]:
@@ -17,18 +25,28 @@ def unreached(routes: Sequence[Route]) -> list[tuple[Route, Route]]:
     One that several earlier routes leave nothing only together is not found.
     """
     found = []
-    for index, route in enumerate(routes):
-        by = next((other for other in routes[:index] if covers(other.match, route.match)), None)
+    meant: list[tuple[Route, Match]] = []
+    for route in routes:
+        is_of_options = "OPTIONS" in route.match.methods
+        by = next(
+            (other for other, match in meant if covers(other.match if is_of_options else match, route.match)), None
+        )
         if by is not None:
             found.append((route, by))
+        meant.append((route, as_meant(route.match)))
     return found
+
+
+def as_meant(match: Match) -> Match:
+    """A prefix "/" as what it is written for, every path. ``OPTIONS *``, which alone has none, is in nobody's mind."""
+    return msgspec.structs.replace(match, path_prefix="") if match.path_prefix == "/" else match
 
 
 def covers(wide: Match, narrow: Match) -> bool:
     """Whether ``wide`` matches every request that ``narrow`` does. May miss that it does, but never says so wrongly."""
     return (
         _covers_paths(wide, narrow)
-        and (not wide.methods or (bool(narrow.methods) and set(narrow.methods) <= set(wide.methods)))
+        and (not wide.methods or (bool(narrow.methods) and _set(narrow.methods) <= _set(wide.methods)))
         and _covers_values(wide.headers, narrow.headers)
         and _covers_values(wide.query, narrow.query)
     )
@@ -48,14 +66,14 @@ def _covers_paths(wide: Match, narrow: Match) -> bool:
         # No prefix has a brace, so of a template it is what comes before its first place that counts.
         return (narrow.path or narrow.path_prefix or narrow.path_template).startswith(wide.path_prefix)
     if wide.path_template:
-        return _covers_form(Template.parse(wide.path_template), narrow)
+        return _covers_form(_parsed(wide.path_template), narrow)
     return True
 
 
 def _covers_form(wide: Template, narrow: Match) -> bool:
     """Whether all paths that ``narrow`` matches have the form of a template."""
     if narrow.path_template:
-        other = Template.parse(narrow.path_template)
+        other = _parsed(narrow.path_template)
         segments, is_open = other.segments, other.open
     elif narrow.path_prefix:
         # Whatever follows the last slash belongs to a segment that is not known whole.

@@ -56,14 +56,12 @@ class RetryPolicy:
         "resets",
         "retries",
         "source",
-        "source",
         "statuses",
         "try_timeout",
         "under_way",
     )
 
     def __init__(self, retry: Retry) -> None:
-        self.source = retry
         self.source = retry  # what it was made of
         self.attempts = retry.attempts  # tries after the first
         self.methods = frozenset(method.encode() for method in retry.methods)

@@ -167,7 +167,7 @@ class Exchange:
         self.client: Requester | None = None
         self.waiting: Wait | None = None
         self.target: Destination | None = None  # what the path chose
-        self.route = ""  # that led there, as metrics and logs name it; empty: none
+        self.route = ""  # that led there, as logs name it; empty: none
         self.endpoint: Endpoint | None = None
         self.tried: tuple[Endpoint, ...] = ()
         self.upstream = ""  # address of the endpoint that was tried last
@@ -218,7 +218,11 @@ class Exchange:
 
     def overdue(self) -> None:
         """The whole call has taken longer than it may."""
+        # A dial that began with the call has had all of its time. One that came later has not: that says nothing.
+        unopened = self.endpoint if self.client is None and self.attempts == 1 else None
         self.refuse(Refusal(504, "UT", "http_response_timeout", "the call took longer than its timeout"))
+        if unopened is not None:
+            unopened.gave_up()
 
     def cancel(self, flags: str, details: str) -> None:
         """The client has gone."""

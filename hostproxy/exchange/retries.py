@@ -90,6 +90,7 @@ class Retries:
 
     def begin_try(self, exchange: Exchange, now: float) -> None:
         """A try begins. While the request's body is still coming nobody can answer: its end begins it once more."""
+        exchange.moved = now  # the request goes out (again): its stream's idle time begins anew
         if self._policy.try_timeout and exchange.request_done and not exchange.responding:
             self.due = now + self._policy.try_timeout
             exchange.server.wake(self.due)
@@ -114,9 +115,14 @@ class Retries:
     def expired(self, exchange: Exchange) -> None:
         """The try had no response in its time. One that can't be followed by another goes on: it may still succeed."""
         self.due = NEVER
-        if not self._again(exchange, "timeout", exchange.client is None) and self._made >= self._policy.attempts:
+        unopened = exchange.endpoint if exchange.client is None else None
+        if not self._again(exchange, "timeout", unopened is not None):
+            if self._made < self._policy.attempts:
+                return
             text = f"{exchange.upstream} gave no response within the {self._policy.try_timeout:g} s of try_timeout"
             exchange.refuse(Refusal(504, "UT", "http_response_timeout", text))
+        if unopened is not None:
+            unopened.gave_up()
 
     def settle(self, exchange: Exchange) -> None:
         """A response is passed on: there will be no other try, and nothing is kept for one."""

@@ -211,7 +211,10 @@ class _Merge:
             path = (*table, key)
             if path in self.given:
                 place = _source(self.given[path], path)
-                findings.add(path, f"is given at {place} as well", "keep one of the two")
+                hint = "keep one of the two"
+                if key == "route":
+                    hint = "all routes of a service stand in one file, as their order counts"
+                findings.add(path, f"is given at {place} as well", hint)
                 continue
             self.given[path] = findings.document
             self.values[path] = values[key]

@@ -34,5 +34,5 @@ class Route(msgspec.Struct, frozen=True, omit_defaults=True):
     split: tuple[Share, ...] = ()  # empty: where requests that no route matches go
     timeout: float | None = None  # seconds for the whole call, retries included, 0 for none; None: as for the service
     retry: Retry | None = None  # None: as for the service
-    name: str = ""  # given by the operator, for metrics and logs; empty: its source stands for it
+    name: str = ""  # given by the operator, for metrics and logs; empty: in logs its source stands for it
     source: str = ""  # "payments.toml:20"

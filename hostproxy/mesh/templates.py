@@ -23,5 +23,5 @@ class Template(NamedTuple):
         if is_open:
             segments.pop()
         places = tuple(index for index, segment in enumerate(segments) if is_template(segment))
-        literals = tuple(index for index in range(len(segments)) if index not in places)
+        literals = tuple(index for index, segment in enumerate(segments) if not is_template(segment))
         return cls(tuple(segments), is_open, literals, places)

@@ -124,6 +124,14 @@ class Endpoint:
         self._failures = min(self._failures + 1, 10)
         self.resting_until = now + rest
 
+    def gave_up(self) -> None:
+        """Who waited for a connection waits no more, as its time was over: this ended the dial before [limits] connect.
+
+        An endpoint that swallows connections would otherwise cost every request that time, and never rest.
+        """
+        self.dialling.metrics.count("upstream_connects_total", (self.service, "timeout"))
+        self.failed()
+
     def retire(self) -> None:
         """No longer part of its destination: what is under way finishes, what is unused closes."""
         self.retired = True

@@ -32,7 +32,7 @@ class Way:
         series_of: Callable[[bool], RequestSeries],
     ) -> None:
         """``series_of(secure)`` makes the series, with and without mutual TLS."""
-        self.route = route  # as metrics and logs name it
+        self.route = route  # as logs name it
         self.key = key  # of the destination
         self.timeout = timeout  # seconds of a whole call, 0 for none; None: the destination's
         self.retry = retry  # None: the destination's
@@ -82,14 +82,15 @@ def _ways(
     route: Route, service: str, caller: str, metrics: WorkerMetrics
 ) -> tuple[Split | None, tuple[Way, ...]]:
     """The ways of one route, and what divides its requests among them; None: there is one only."""
-    name = route.name or route.source
     retry = RetryPolicy(route.retry) if route.retry is not None else None
 
     def way(subset: str) -> Way:
         def series_of(secure: bool) -> RequestSeries:
-            return metrics.requests("outbound", caller, service, name, secure, subset)
+            # Not by its source: that becomes another one's with every edit above it.
+            return metrics.requests("outbound", caller, service, route.name, secure, subset)
 
-        return Way(name, f"{subset}.{service}" if subset else service, route.timeout, retry, series_of)
+        key = f"{subset}.{service}" if subset else service
+        return Way(route.name or route.source, key, route.timeout, retry, series_of)
 
     if not route.split:
         return None, (way(""),)

@@ -37,6 +37,7 @@ from controller.store.leadership import Alone
 from hostproxy.mesh.messages import HostReport, encode
 from hostproxy.mesh.spiffe import SpiffeId
 from tests.controller.memory import MemoryStore
+from tests.integration.host import free_port
 
 DOMAIN = "corp.example"
 DNS = "controller.corp.example"
@@ -314,12 +315,6 @@ def _asked(
         content = response.read()
         is_json = response.headers["Content-Type"] == "application/json"
         return response.status, json.loads(content) if is_json else content
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-        return port
 
 
 def initialise(directory: Path, port: int) -> subprocess.CompletedProcess[str]:

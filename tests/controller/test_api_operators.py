@@ -10,6 +10,7 @@ import pytest
 from cryptography import x509
 from twisted.logger import globalLogPublisher
 
+from controller.api import policies
 from controller.api.callers import Peer
 from controller.store import Unavailable
 from hostproxy.mesh.bundle import Newest, Refused, open_bundle
@@ -89,7 +90,14 @@ def test_policy_is_checked_and_compared(scene: Scene) -> None:
     scene.apply()
     found = scene.expect(200, "POST", "/v1/policy/diff", {"files": OTHER})
     assert '+methods = ["GET"]' in found["difference"]
-    assert found["generation"] == 1
+    assert (found["generation"], found["cut"]) == (1, False)
+
+
+def test_a_difference_that_is_too_long_is_cut_and_says_so(scene: Scene) -> None:
+    scene.apply()
+    long = {"long.toml": "# a line\n" * policies.LINES}
+    found = scene.expect(200, "POST", "/v1/policy/diff", {"files": {**POLICY, **long}})
+    assert (len(found["difference"]), found["cut"]) == (policies.LINES, True)
 
 
 def test_policy_is_applied_once_and_whole(scene: Scene) -> None:

@@ -18,7 +18,7 @@ OTHER = {"payments.toml": POLICY["payments.toml"] + 'methods = ["GET"]\n'}
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consul]:
-    with running(tmp_path_factory.mktemp("consul")) as agent:
+    with running(tmp_path_factory.mktemp("consul"), memory=True) as agent:
         yield agent
 
 

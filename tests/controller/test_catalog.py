@@ -28,7 +28,7 @@ READ = 'service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consul]:
-    with running(tmp_path_factory.mktemp("consul"), name="Web-1", acl=True) as agent:
+    with running(tmp_path_factory.mktemp("consul"), name="Web-1", acl=True, memory=True) as agent:
         yield agent
 
 
@@ -92,7 +92,7 @@ def test_a_host_with_a_token_for_its_own_service_cannot_claim_another(
 def test_a_consul_without_acls_is_not_believed_unless_that_is_wanted(
     loop: Loop, opened: Any, tmp_path: Path
 ) -> None:
-    with running(tmp_path / "open") as consul:
+    with running(tmp_path / "open", memory=True) as consul:
         consul.register("payments", "10.0.0.1", 8080, Meta={"registered_by": "web-1"})
         refused = failure(loop, opened(consul).runs("payments", "web-1"))
         assert isinstance(refused, Unknown)

@@ -321,6 +321,10 @@ def test_diff(policy: Path, api: FakeApi, capsys: Captured) -> None:
     assert main(["policy", "diff", str(policy), "--controller", api.address]) == 1
     assert capsys.readouterr().out == "--- a\n+++ b\n@@ -1 +1 @@\n-x\n+    y?\n"
     assert main(["policy", "diff", str(policy), "2", "--controller", api.address]) == 0
+    assert capsys.readouterr().err == ""
+    api.answers["POST /v1/policy/diff?generation=1"] = 200, {**answer, "generation": 1, "cut": True}
+    assert main(["policy", "diff", str(policy), "1", "--controller", api.address]) == 1
+    assert "only the first 5 lines are shown: there are more" in capsys.readouterr().err
     assert api.bodies("POST /v1/policy/diff") == [{"files": {"mesh.toml": MESH, "payments.toml": PAYMENTS}}]
 
 

@@ -155,7 +155,7 @@ def test_a_route_that_no_request_takes_is_found() -> None:
         ({"v1": 90, "v2": 9}, "add up to 99: v1 is 90.91 %, v2 is 9.091 %"),
         ({"v1": 9, "v2": 1}, "add up to 10: v1 is 90 %, v2 is 10 %"),
         ({"v1": 50}, "add up to 50: v1 is 100 %"),
-        ({"v1": 1, "v2": 0}, "add up to 1: v1 is 100 %, v2 is 0 %"),
+        ({"v1": 90, "v2": 0}, ""),
         ({"v1": 90, "v2": 10}, ""),
         ({"v1": 100, "v2": 0}, ""),
         ({"v1": 999, "v2": 1}, ""),
@@ -205,6 +205,15 @@ def test_the_place_of_a_retry_is_that_of_its_own_file() -> None:
     }
     (found,) = check(files)[1]
     assert found.startswith("b.toml:2: try_timeout does nothing")
+
+
+def test_a_prefix_of_every_path_leaves_nothing() -> None:
+    rest, canary = route(match='{ path_prefix = "/" }', timeout='"5s"'), '{ headers = { x-canary = "yes" } }'
+    (found,) = warnings(DEFAULT + rest + route(match=canary) + SUBSETS)
+    assert found == "p.toml:6: never reached: p.toml:3 takes all that it matches"
+    # But for a request that has no path: OPTIONS *.
+    assert warnings(DEFAULT + rest + route(match='{ methods = ["OPTIONS"] }') + SUBSETS) == []
+    assert warnings(route(match=canary, split=split(v2=100)) + rest + SUBSETS) == []
 
 
 def test_subsets_that_also_get_what_no_route_matches_are_told() -> None:

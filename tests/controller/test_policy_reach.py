@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from controller.policy.reach import covers, unreached
+from hostproxy.mesh.policy_tables import ROUTES
 from hostproxy.mesh.routes import Match, Route
 from hostproxy.route.table import RouteTable
+from tests.stopwatch import Stopwatch
 
 
 def joined(segments: str, most: int) -> list[str]:
@@ -126,3 +128,11 @@ def test_a_route_is_told_with_the_first_that_leaves_nothing_for_it() -> None:
         Route(Match(path="/b/c"), source="5"),
     ]
     assert [(route.source, by.source) for route, by in unreached(routes)] == [("3", "1"), ("5", "2")]
+
+
+def test_as_many_routes_as_a_service_can_have_are_compared_soon() -> None:
+    # Each with a template of 200 places, which takes work: 54 seconds, when it was taken apart for every comparison.
+    routes = [Route(Match(path_template="/{a}" * 200 + f"/{number}"), source=str(number)) for number in range(ROUTES)]
+    watch = Stopwatch()
+    assert unreached(routes) == []
+    assert watch.seconds < 10

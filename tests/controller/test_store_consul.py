@@ -34,7 +34,7 @@ LARGE = random.Random(1).randbytes(VALUE_SIZE)
 
 @pytest.fixture(scope="module")
 def agent(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consul]:
-    with running(tmp_path_factory.mktemp("consul"), session_ttl_min="1s") as agent:
+    with running(tmp_path_factory.mktemp("consul"), memory=True, session_ttl_min="1s") as agent:
         yield agent
 
 
@@ -181,7 +181,7 @@ def test_of_many_who_use_a_token_one_does(loop: Loop, store: ConsulStore, now: N
 
 
 def test_without_consul_nothing_is_believed(loop: Loop, tmp_path: Path, prefix: str, now: Now) -> None:
-    with running(tmp_path) as agent:
+    with running(tmp_path, memory=True) as agent:
         client = Client(loop.reactor, Address(address=agent.address), lambda: "")
         store = ConsulStore(loop.reactor, client, prefix, now)
         result(loop, store.put("a", b"1", 0))
@@ -205,7 +205,7 @@ def test_without_consul_nothing_is_believed(loop: Loop, tmp_path: Path, prefix: 
 
 
 def test_a_token_that_may_not_is_said(loop: Loop, tmp_path: Path, now: Now) -> None:
-    with running(tmp_path, acl=True) as agent:
+    with running(tmp_path, acl=True, memory=True) as agent:
         agent.until(lambda: agent.put("/v1/kv/ready", b"1") is True, "no ACLs")
         rules = 'key_prefix "mesh/" { policy = "write" } session_prefix "" { policy = "write" }'
         enough = agent.policy("controller", rules)

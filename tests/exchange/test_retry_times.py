@@ -93,6 +93,23 @@ def test_connecting_is_part_of_a_try_and_has_sent_nothing(make: Make, loop: Loop
     assert proxy.endpoints[0].open == 0
 
 
+def test_an_endpoint_that_swallows_connections_rests_as_if_their_own_time_were_up(make: Make, loop: Loop) -> None:
+    """Else every request that falls to it would lose the time of a try, for as long as it is dead."""
+    proxy = retrying(make(refusing=1, connect=30.0), try_timeout=1.0)
+    proxy.endpoints[0].address = Address.parse(black_hole(loop))
+    client = proxy.client()
+    client.send(GET)
+    proxy.later(1.5)
+    origin = proxy.origin()
+    origin.until(END)
+    origin.send(OK)
+    client.until(END + b"ok")
+    for _ in range(4):
+        proxy.exchange(client, origin)
+    assert [exchange.reasons for exchange in proxy.done] == [("timeout",), (), (), (), ()]
+    assert proxy.metrics._events["upstream_connects_total"]["service", "timeout"] == 1
+
+
 def test_so_does_an_upgrade_which_counts_as_a_retry_until_it_is_a_tunnel(make: Make, loop: Loop) -> None:
     proxy = retrying(make(refusing=1, connect=30.0), try_timeout=1.0)
     proxy.endpoints[0].address = Address.parse(black_hole(loop))
@@ -145,6 +162,34 @@ def test_it_does_not_count_from_the_response_s_head_on(proxy: Proxy) -> None:
     origin.send(b"ok")
     client.until(END + b"ok")
     assert proxy.done[0].flags == "-"
+
+
+def test_so_does_one_that_took_the_whole_time_of_a_call(make: Make, loop: Loop) -> None:
+    proxy = make(refusing=1, connect=30.0)
+    proxy.timeout = 1.0
+    proxy.endpoints[0].address = Address.parse(black_hole(loop))
+    client = proxy.client()
+    client.send(GET)
+    proxy.later(1.5)
+    assert client.until(END).startswith(b"HTTP/1.1 504 ")
+    client.until(b"(UT)\n")
+    proxy.timeout = 0.0
+    origin = proxy.exchange(client)
+    for _ in range(3):
+        proxy.exchange(client, origin)
+    assert proxy.endpoints[0].resting_until
+
+
+def test_every_try_has_the_stream_s_idle_time_for_itself(make: Make) -> None:
+    proxy = retrying(make(stream_idle=3.0), try_timeout=2.0)
+    client, *_ = asked(proxy)
+    proxy.later(2.5)
+    again = proxy.origin()
+    again.until(END)
+    proxy.later(1.0)
+    assert client.nothing()
+    again.send(OK)
+    client.until(END + b"ok")
 
 
 def test_an_interim_response_does_not_end_it(proxy: Proxy) -> None:

@@ -50,6 +50,15 @@ def connect(address: str, timeout: float = 5.0) -> socket.socket:
     return sock
 
 
+def receive_until(sock: socket.socket, wanted: bytes, data: bytes = b"") -> bytes:
+    """``data`` and what comes after it, until ``wanted`` is in there. Its end before that is an AssertionError."""
+    while wanted not in data:
+        part = sock.recv(4096)
+        assert part, f"it ends without {wanted!r}: {data[-200:]!r}"
+        data += part
+    return data
+
+
 def exchange(
     address: str,
     data: bytes,

@@ -25,13 +25,15 @@ from pathlib import Path
 _CREDENTIALS = struct.Struct("iII")
 _DESCRIPTORS = 253  # SCM_MAX_FD
 
-# Gives the descriptors that are named on its command line the numbers from 3 on, and becomes the service.
+# Gives the descriptors that are named on its command line the numbers from 3 on and no others, or an address that the
+# service has closed would be listened on until it ends, and becomes the service.
 _STARTER = """
 import os, sys
 count = int(sys.argv[1])
 given = [int(each) for each in sys.argv[2 : 2 + count]]
 for number, descriptor in enumerate(given):
     os.dup2(descriptor, 3 + number)
+    os.close(descriptor)
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.environ["WATCHDOG_PID"] = str(os.getpid())
 os.execv(sys.argv[2 + count], sys.argv[2 + count :])

@@ -22,6 +22,7 @@ from tests.fakes.cases import head
 from tests.fakes.client import Outcome, exchange
 from tests.fakes.origin import Answer, Connection, Origin, reply
 from tests.integration.host import STOP, TRUST_DOMAIN, Host, eventually, free_port
+from tests.stopwatch import Stopwatch
 
 START = 20.0  # seconds until a controller leads
 OPEN = {"mesh.toml": '[defaults]\naccess = "allow"\n'}
@@ -71,8 +72,8 @@ class Controller:
                 stderr=output,
             )
         Controller.alive.append(self)
-        deadline = time.monotonic() + START
-        while time.monotonic() < deadline:
+        waiting = Stopwatch()
+        while waiting.seconds < START:
             assert self.process.poll() is None, self.output()
             with contextlib.suppress(OSError):
                 if self.get("/v1/status")["leading"]:
@@ -168,12 +169,12 @@ class Controller:
 
     def await_generation(self, generation: int, *hosts: str, timeout: float = 5.0) -> None:
         """Wait until these hosts, or all, say that they have ``generation``."""
-        deadline = time.monotonic() + timeout
+        waiting = Stopwatch()
         while True:
             states = self.states()
             if all(states[name][1] == generation for name in hosts or states):
                 return
-            assert time.monotonic() < deadline, f"generation {generation} is not everywhere: {states}"
+            assert waiting.seconds < timeout, f"generation {generation} is not everywhere: {states}"
             time.sleep(0.01)
 
     def audit(self) -> list[Document]:

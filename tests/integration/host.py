@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import itertools
 import json
 import os
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,17 +21,20 @@ import tomli_w
 
 from tests.fakes.cases import HOST, head
 from tests.fakes.client import Outcome, exchange
+from tests.stopwatch import Stopwatch
 
 TRUST_DOMAIN = "mesh.test"
 START = 15.0  # seconds until /ready; an idle machine takes about one
 PORTS = range(20_000, 32_768)
 _first = random.randrange(len(PORTS))  # two runs at once on one machine begin in different places
 _ports = itertools.chain(PORTS[_first:], PORTS[:_first])
+# And where they meet none takes what the other has: the byte of a port in this file is locked until the process ends.
+_taken = os.open(f"{tempfile.gettempdir()}/hostproxy-tests-ports-{os.getuid()}", os.O_RDWR | os.O_CREAT, 0o600)
 STOP = 15.0  # seconds until a terminated process must be gone
 
 
 def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now, and that no call has given before.
+    """A port that nobody listens on now, and that no call has given before, in any run of the tests at this time.
 
     Below the range that the kernel takes ports of outgoing connections from: none of those can be in the way when
     the daemon binds it later.
@@ -37,6 +42,7 @@ def free_port(address: str = "127.0.0.1") -> int:
     for port in _ports:
         with socket.socket() as sock:
             try:
+                fcntl.lockf(_taken, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
                 sock.bind((address, port))
             except OSError:
                 continue
@@ -163,9 +169,9 @@ class Host:
 
     def wait_ready(self, timeout: float = START) -> Host:
         """Wait until the daemon takes traffic."""
-        deadline = time.monotonic() + timeout
+        waiting = Stopwatch()
         seen = "no answer"
-        while time.monotonic() < deadline:
+        while waiting.seconds < timeout:
             assert self.process is not None
             code = self.process.poll()
             if code is not None:
@@ -306,11 +312,11 @@ def descriptors(pid: int) -> int:
 
 
 def eventually(condition: Any, timeout: float = 5.0, message: str = "") -> Any:
-    """Wait until ``condition()`` is true, and return it."""
-    deadline = time.monotonic() + timeout
+    """Wait until ``condition()`` is true, and return it. ``timeout`` is in seconds of a :class:`Stopwatch`."""
+    waiting = Stopwatch()
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, message or "it did not happen in time"
+        assert waiting.seconds < timeout, message or "it did not happen in time"
         time.sleep(0.02)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from tests.fakes.cases import get
 from tests.fakes.client import connect, converse
+from tests.stopwatch import Stopwatch
 
 
 @dataclass(slots=True)
@@ -66,9 +67,9 @@ class Load:
 
     def more(self, count: int, timeout: float = 10.0) -> None:
         """Wait until ``count`` more requests have been answered."""
-        goal, deadline = self.done + count, time.monotonic() + timeout
+        goal, waiting = self.done + count, Stopwatch()
         while self.done < goal:
-            assert time.monotonic() < deadline, f"requests no longer get through: {self.failures[-5:]}"
+            assert waiting.seconds < timeout, f"requests no longer get through: {self.failures[-5:]}"
             time.sleep(0.005)
 
     def __enter__(self) -> Load:

@@ -14,7 +14,7 @@ from tests.integration.host import Host, certificates
 
 HEALTH = "/v1/health/service/"
 WAIT = 2.0  # seconds of [discovery.consul] wait, so that nothing here has to wait for minutes
-HOLD = 2.0  # seconds of hold_empty
+HOLD = 3.0  # seconds of hold_empty
 
 
 class Scene:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.fakes.client import connect
+from tests.fakes.client import connect, receive_until
 from tests.fakes.manager import Manager, alive, ended
 from tests.fakes.origin import Connection, Origin
 from tests.integration.host import Host, certificates, eventually
@@ -67,9 +67,7 @@ class Session:
         self._sock = connect(address, 20)
         if websocket:
             self._sock.sendall(ASK)
-            data = b""
-            while b"\r\n\r\n" not in data:
-                data += self._sock.recv(4096)
+            data = receive_until(self._sock, b"\r\n\r\n")
             assert data.startswith(b"HTTP/1.1 101"), data
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)

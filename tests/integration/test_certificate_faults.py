@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -213,21 +215,28 @@ def begin(made: Site, host: Host, *wrapper: str) -> Host:
     return host.start(*wrapper)
 
 
+def skew(host: Host) -> float:
+    """How far its clock is ahead of the controller's, as its metrics have it."""
+    return host.metrics()['hostproxy_clock_skew_seconds{peer="controller"}']
+
+
 @pytest.fixture(scope="module")
 def clocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A controller with the right time, a host that is five minutes behind, one ahead, and one a day ahead."""
+    """A controller with the right time, a host that is five minutes behind, one ahead, and two that are a day off."""
     library()
     with site(tmp_path_factory.mktemp("clocks")) as made:
-        for _ in range(4):
+        for _ in range(5):
             made.host(interval="1s", upstream_idle="100ms")
-        h1, h2, h3, h4 = made.hosts.values()
+        h1, h2, h3, h4, h5 = made.hosts.values()
         h1.add_upstream("s2")
         h3.add_upstream("s2")
+        h1.add_upstream("s3")
         made.controller.apply(OPEN)
         made.catalog()
         begin(made, h1, *shifted("-5m"))
         begin(made, h2, *shifted("+5m"))
         begin(made, h4, *shifted("+1d"))
+        begin(made, h5, *shifted("-1d"))
         file = h3.directory / "clock"
         file.write_text("+0\n")
         begin(made, h3, *shifted(file=file))
@@ -239,22 +248,48 @@ def clocks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def test_five_minutes_do_no_harm(clocks: Site) -> None:
     h1, h2, *_ = clocks.hosts.values()
     within(5, lambda: status(h1, "s2") == status(h2, "s1") == 200)
-    for _ in range(5):
-        time.sleep(0.15)
+
+    def renewed() -> bool:
+        time.sleep(0.5)  # connections that nothing uses end
         assert status(h1, "s2") == status(h2, "s1") == 200
+        return all(host.metric("tls_handshakes_total", 'result="ok"') >= 3 for host in (h1, h2))
+
+    within(20, renewed)
     for host in (h1, h2):
-        within(3, lambda host=host: host.metric("tls_handshakes_total", 'result="ok"') >= 3)
         assert host.metric("tls_handshakes_total", 'result="failed"') == 0
         assert host.metric("tls_handshakes_total", 'result="refused"') == 0
-        assert host.ask_json("/status")["degraded"] == []
+        way = "behind" if host is h1 else "ahead of"
+        text = f"clock: this host's is 5 min {way} that of controller (clock skew); set the one that is wrong"
+        assert host.ask_json("/status")["degraded"] == [text]
+        assert skew(host) == pytest.approx(-300.0 if host is h1 else 300.0, abs=3.0)
 
 
-def test_a_day_keeps_a_host_out_and_it_says_that_a_clock_is_wrong(clocks: Site) -> None:
-    *_, h4 = clocks.hosts.values()
-    within(10, lambda: "clock" in str(h4.ask_json("/status")["degraded"]))
-    assert "clock skew" in str(h4.ask_json("/status")["degraded"])
-    with pytest.raises(OSError), connect(h4.mesh):
+@pytest.mark.parametrize(
+    ("name", "shift", "says", "least"),
+    [
+        # Certificates last for 12 hours, and are valid from ten minutes before they were made.
+        ("h4", "+1d", "it was not renewed, or this host's clock is at least 12 h ahead (clock skew): set it", 43200.0),
+        ("h5", "-1d", ": this host's clock is at least 23 h behind (clock skew): set it", 600.0 - 86400.0),
+    ],
+)
+def test_a_day_keeps_a_host_out_and_it_says_that_a_clock_is_wrong(
+    clocks: Site, name: str, shift: str, says: str, least: float
+) -> None:
+    host = clocks.hosts[name]
+    within(10, lambda: says in str(host.ask_json("/status")["degraded"]))
+    assert "clock: this host's is at least " in str(host.ask_json("/status")["degraded"])
+    assert skew(host) == pytest.approx(least, abs=300.0)
+    assert says in host.output()
+    with pytest.raises(OSError), connect(host.mesh):
         pass
+    doctor = [*shifted(shift), sys.executable, "-m", "hostproxy", "doctor", "-c", str(host.directory / "conf.toml")]
+    examined = subprocess.run([*doctor, "--group", "clock"], capture_output=True, text=True, timeout=30, check=False)
+    way = "ahead of" if name == "h4" else "behind"
+    assert re.search(rf"controller .*ours is at least \d\d h {way} that of controller \(clock skew\)", examined.stdout)
+    host.stop()
+    host.start().wait_ready()
+    assert skew(host) == 0.0
+    assert host.ask_json("/status")["degraded"] == []
 
 
 def test_a_clock_that_steps_ends_nothing_and_renews_in_peace(clocks: Site) -> None:
@@ -271,6 +306,27 @@ def test_a_clock_that_steps_ends_nothing_and_renews_in_peace(clocks: Site) -> No
     assert len(asked) <= 4, "it asks for certificates again and again"
     assert h3.metric("tls_handshakes_total", 'result="failed"') == 0
     assert h3.metric("process_restarts_total") == 0
+
+
+@pytest.mark.parametrize("shift", [86400, -86400])
+def test_a_day_between_two_hosts_lets_nothing_pass(clocks: Site, shift: int) -> None:
+    h1, _, h3, *_ = clocks.hosts.values()
+    file = h3.directory / "clock"
+    within(10, lambda: status(h1, "s3") == status(h3, "s2") == 200)
+    file.write_text(f"{shift:+}\n")
+    # Connections that were made before serve on; they end when nothing uses them.
+    within(10, lambda: time.sleep(0.3) or {status(h3, "s2"), status(h1, "s3")} <= {502, 503})
+    reached = {name: len(clocks.origins[name].requests) for name in ("s2", "s3")}
+    for _ in range(3):
+        assert {status(h3, "s2"), status(h1, "s3")} <= {502, 503}
+    assert {name: len(clocks.origins[name].requests) for name in ("s2", "s3")} == reached
+    within(5, lambda: abs(skew(h3) - shift) < 3.0)
+    problems = str(h3.ask_json("/status")["degraded"])
+    assert f"24 h {'ahead of' if shift > 0 else 'behind'} that of controller (clock skew)" in problems
+    assert re.search(r"TLS handshake with s2\S+ at \S+ failed: (expired|not-yet-valid); .*\(clock skew\)", h3.output())
+    file.write_text("+0\n")
+    within(20, lambda: status(h1, "s3") == status(h3, "s2") == 200)
+    within(10, lambda: h3.ask_json("/status")["degraded"] == [] and skew(h3) == 0.0)
 
 
 def test_the_controller_may_be_away_and_policy_may_come_fast(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def test_the_second_signal_leaves_no_worker(site: Site) -> None:
-    agent = site.consul("server-1")
+    agent = site.consul("server-1", memory=True)
     origin = site.origin(b"one")
     host = site.host("db-1", agent, services={"payments": origin.address}, workers=2, leave="5s")
     site.start(host)

@@ -20,6 +20,7 @@ from tests.consul import Consul
 from tests.integration.consul_hosts import Site, answer, call, command, knowledge, site, upstream, within
 from tests.integration.host import Host
 from tests.integration.load import Load
+from tests.stopwatch import Stopwatch
 
 LASTS = 15.0  # seconds
 SOON = 2.0  # seconds for what is promised to be there soon
@@ -87,17 +88,17 @@ def out(site: Site) -> Outage:
         within(5, lambda: fresh.processes() and reachable(fresh), "no answer on the admin port")
         seen.first_ready = fresh.ask("/ready")[0]
         within(5, lambda: workers_serve(fresh), "the workers do not serve")
-        asked = time.monotonic()
+        asked = Stopwatch()
         seen.first_answer = call(fresh, "payments").statuses[0]
-        seen.first_answered = time.monotonic() - asked
+        seen.first_answered = asked.seconds
 
         # The catalog is kept once in ten seconds.
         time.sleep(max(0.0, began + 13.5 - time.monotonic()))
         kill(again)
-        restart = time.monotonic()
+        restart = Stopwatch()
         again.start()
         within(10, lambda: reachable(again) and answer(again, "payments") == b"one", "it does not serve from disk")
-        seen.restarted = time.monotonic() - restart
+        seen.restarted = restart.seconds
         seen.kept = within(2, lambda: knowledge(again, "payments"))
 
         time.sleep(max(0.0, lost + LASTS - time.monotonic()))
@@ -110,9 +111,9 @@ def out(site: Site) -> Outage:
         killed.start(wait=False)
         heal(frozen, beside, origins[1].port, seen)
         killed.wait_for_leader()
-        returned = time.monotonic()
+        returned = Stopwatch()
         within(20, lambda: fresh.ask("/ready")[0] == 200, "it does not become ready")
-        seen.first_healed = time.monotonic() - returned
+        seen.first_healed = returned.seconds
         for host in (mesh, again, fresh):
             heal(killed, host, origins[1].port, seen)
         for load in loads.values():
@@ -135,9 +136,9 @@ def heal(consul: Consul, host: Host, port: int, seen: Outage) -> None:
         return True
 
     consul.until(register, "cannot register")
-    begin = time.monotonic()
+    registered = Stopwatch()
     within(20, lambda: answer(host, "late") == b"two", f"{host.name} does not find what is new")
-    seen.healed[host.name] = time.monotonic() - begin
+    seen.healed[host.name] = registered.seconds
 
 
 def reachable(host: Host) -> bool:

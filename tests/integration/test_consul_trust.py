@@ -49,7 +49,7 @@ class Guarded:
 
     def __init__(self, site: Site) -> None:
         self.site = site
-        self.server: Consul = site.consul("server-1", acl=True)
+        self.server: Consul = site.consul("server-1", acl=True, memory=True)
         self.web = site.origin(b"web")
         self.good = Origin(address=(OUTSIDE, 0))
         rules = documented()

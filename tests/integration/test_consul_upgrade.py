@@ -65,7 +65,7 @@ class Upgraded:
 
     def __init__(self, directory: Path) -> None:
         self.site = Site(directory)
-        self.agent = self.site.consul("server-1")
+        self.agent = self.site.consul("server-1", memory=True)
         origin = self.site.origin(b"one")
         check = {"tcp": True, "interval": "1s"}
         self.host: Host = self.site.host("db-1", self.agent, services={"payments": origin.address}, check=check)

@@ -218,7 +218,7 @@ def test_what_is_told_once_is_not_told_everywhere(joined: Site) -> None:
 
 def test_a_host_gets_the_certificate_of_what_is_registered_with_its_rights(tmp_path: Path) -> None:
     """No operator assigns anything: whoever may write a service in Consul says where it runs, and of that one only."""
-    with running(tmp_path / "consul", name="h1", acl=True) as consul:
+    with running(tmp_path / "consul", name="h1", acl=True, memory=True) as consul:
         read_all = f'service_prefix "" {READ} node_prefix "" {READ}'
         reads = token_file(tmp_path / "reads", consul.policy("reads", read_all))
         settings = {"consul": {"address": consul.address, "token_file": str(reads)}}

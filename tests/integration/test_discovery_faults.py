@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -110,7 +111,7 @@ def test_an_index_that_moves_alone_and_one_that_stands_still(scene: Scene) -> No
     for _ in range(3):
         scene.consul.set("churn", scene.instance("a"))
         assert answer(scene.host, "churn") == b"a"
-    within(2, lambda: int(knowledge(scene.host, "churn")["index"]) == scene.consul.state()["index"])
+    within(5, lambda: int(knowledge(scene.host, "churn")["index"]) == scene.consul.state()["index"])
     assert (scene.version(), scene.origins["a"].accepted) == (version, accepted)
     moved = STRANGE % scene.origins["b"].port
     # Not told to who waits already: the wait has to end by itself.
@@ -121,13 +122,15 @@ def test_an_index_that_moves_alone_and_one_that_stands_still(scene: Scene) -> No
 def test_an_answer_that_never_comes(scene: Scene) -> None:
     """Fault fi-c08: a sixteenth and five seconds after the wait is over, it is asked again; never two at a time."""
     scene.watch("hang", "a")
+    last = len(scene.asked("hang")) - 1
     scene.consul.fault(HEALTH + "hang", hang=True, wake=False, times=1)
-    count = len(scene.asked("hang"))
-    within(WAIT + 1, lambda: len(scene.asked("hang")) == count + 1)
     deadline = WAIT * 17 / 16 + 5
-    within(deadline + 1.5, lambda: len(scene.asked("hang")) == count + 2)
-    (hung, again) = scene.asked("hang")[count:]
-    assert deadline - 0.1 < again.time - hung.time < deadline + 1
+
+    def late() -> list[tuple[Any, Any]]:
+        return [pair for pair in pairwise(scene.asked("hang")[last:]) if pair[1].time - pair[0].time > deadline - 0.1]
+
+    [(hung, again)] = within(WAIT + 1 + deadline + 1, late)
+    assert again.time - hung.time < deadline + 2
     assert again.connection != hung.connection
     assert scene.host.metric("consul_watch_errors_total", 'reason="timeout"') == 1
     assert answer(scene.host, "hang") == b"a"
@@ -176,11 +179,12 @@ def test_a_service_that_lost_all_instances_is_held(scene: Scene) -> None:
     begin = time.monotonic()
     scene.consul.set("empty")
     within(HOLD - 0.5, lambda: knowledge(scene.host, "empty")["held"])
-    while time.monotonic() < begin + HOLD - 0.2:
-        assert answer(scene.host, "empty") == b"a"
+    while (answered := answer(scene.host, "empty")) == b"a" and time.monotonic() < begin + HOLD:
+        pass
+    assert time.monotonic() >= begin + HOLD, answered
     within(3, lambda: answer(scene.host, "empty") == 503)
     output = scene.host.output()
-    assert "empty in dc1 has no instance any more; its last 1 are kept for 2 s" in output
+    assert "empty in dc1 has no instance any more; its last 1 are kept for 3 s" in output
     assert "empty in dc1 still has no instance" in output
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.fakes import origin as fake
 from tests.fakes.cases import HOST, get, head, post
-from tests.fakes.client import connect, converse, exchange
+from tests.fakes.client import connect, converse, exchange, receive_until
 from tests.fakes.delivery import Delivery
 from tests.fakes.origin import Answer, Connection, reply
 from tests.fakes.reader import Received
@@ -33,10 +33,7 @@ def test_continue_end_to_end(http: Service) -> None:
         asked.set()
         assert go.wait(5)
         connection.sock.sendall(CONTINUE)
-        body = b""
-        while len(body) < 5:
-            body += connection.sock.recv(100)
-        connection.sock.sendall(reply(body))
+        connection.sock.sendall(reply(receive_until(connection.sock, b"hello")))
 
     http.origin.handle = handle
     with connect(http.address) as sock:
@@ -136,13 +133,9 @@ def test_close_delimited_body_is_streamed(http: Service) -> None:
     http.origin.handle = handle
     with connect(http.address) as sock:
         sock.sendall(get())
-        data = b""
-        while b"first " not in data:
-            data += sock.recv(1000)
+        data = receive_until(sock, b"first ")
         go.set()
-        while part := (sock.recv(1000) if b"second" not in data else b""):
-            data += part
-    assert b"second" in data
+        receive_until(sock, b"second", data)
 
 
 def test_response_is_not_held_back(http: Service) -> None:
@@ -163,8 +156,7 @@ def test_response_is_not_held_back(http: Service) -> None:
         data = b""
         for number in range(3):
             step.release()
-            while b"event %d\n" % number not in data:
-                data += sock.recv(1000)
+            data = receive_until(sock, b"event %d\n" % number, data)
 
 
 def test_request_is_not_held_back(http: Service) -> None:
@@ -174,12 +166,9 @@ def test_request_is_not_held_back(http: Service) -> None:
     def handle(connection: Connection) -> None:
         _, body = read_head(connection.sock)
         for number in range(3):
-            while b"piece %d" % number not in body:
-                body += connection.sock.recv(1000)
+            body = receive_until(connection.sock, b"piece %d" % number, body)
             signal.release()
-        while not body.endswith(b"0\r\n\r\n"):
-            body += connection.sock.recv(1000)
-        arrived.append(body)
+        arrived.append(receive_until(connection.sock, b"\r\n0\r\n\r\n", body))
         connection.sock.sendall(reply())
 
     http.origin.handle = handle

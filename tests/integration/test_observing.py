@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -284,13 +285,19 @@ def test_top_on_a_terminal_redraws_until_ctrl_c(pair: Pair) -> None:
     )
     os.close(theirs)
     received = b""
-    deadline = time.monotonic() + WAIT
-    while received.count(b"\x1b[J") < 2:
-        assert time.monotonic() < deadline
-        received += os.read(ours, 65536)
+
+    def read_until(condition: Callable[[], bool]) -> None:
+        nonlocal received
+        deadline = time.monotonic() + WAIT
+        while not condition():
+            left = deadline - time.monotonic()
+            assert left > 0, received[-500:]
+            if select.select([ours], [], [], left)[0]:
+                received += os.read(ours, 65536)
+
+    read_until(lambda: received.count(b"\x1b[J") >= 2)
     top.send_signal(signal.SIGINT)
-    while not received.endswith(b"\x1b[?25h"):
-        received += os.read(ours, 65536)
+    read_until(lambda: received.endswith(b"\x1b[?25h"))
     assert top.wait(WAIT) == 0
     os.close(ours)
     assert top.stderr is not None

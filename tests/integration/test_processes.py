@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,9 +16,10 @@ from tests.fakes.cases import get
 from tests.fakes.client import Outcome, connect, converse
 from tests.fakes.origin import Answer, Connection, Origin, reply
 from tests.fakes.reader import Received
-from tests.integration.host import Host, eventually, fetch
+from tests.integration.host import STOP, Host, eventually, fetch
 from tests.integration.load import Load
 from tests.integration.mesh import ALPHA, Mesh, Pair, single
+from tests.stopwatch import Stopwatch
 
 CREW = 4
 
@@ -73,15 +74,15 @@ def test_drain_finishes_what_is_under_way(mesh: Mesh, tmp_path: Path, origin: Or
         requests = stack.enter_context(Requests(address, 100))
         origin.wait_for_requests(50)
         host.terminate()
-        began = time.monotonic()
+        ending = Stopwatch()
         eventually(lambda: refuses(address), 2, "it still accepts")
         outcomes = requests.outcomes(until_end=True)
         assert [o.statuses for o in outcomes] == [[200]] * 100
         assert all(len(o.responses[0].body) == 1000 for o in outcomes)
         assert all(o.responses[0].values(b"connection") == [b"close"] for o in outcomes)
         assert host.wait() == 0
-        assert time.monotonic() - began < 6
-        idle.settimeout(1)
+        assert ending.seconds < 6
+        idle.settimeout(5)
         assert idle.recv(100) == b""
         assert host.processes() == []
 
@@ -134,12 +135,11 @@ def test_drain_with_traffic_going_on(mesh: Mesh, tmp_path: Path, origin: Origin)
         threads = [threading.Thread(target=client) for _ in range(4)]
         for thread in threads:
             thread.start()
-        time.sleep(0.2)
+        eventually(lambda: len(outcomes) > 20)
         host.terminate()
         for thread in threads:
-            thread.join(5)
+            thread.join(10)
         assert host.wait() == 0
-    assert len(outcomes) > 20
     assert [o for o in outcomes if o.statuses != [200]] == []
 
 
@@ -154,9 +154,9 @@ def test_second_sigterm_ends_at_once(mesh: Mesh, tmp_path: Path, origin: Origin)
         host.terminate()
         eventually(lambda: refuses(address), 2)
         host.terminate()
-        began = time.monotonic()
-        host.wait(5)
-        assert time.monotonic() - began < 1.5
+        ending = Stopwatch()
+        host.wait()
+        assert ending.seconds < 1.5
         assert all(o.responses == [] for o in requests.outcomes())
         assert host.processes() == []
 
@@ -168,10 +168,11 @@ def test_drain_deadline(mesh: Mesh, tmp_path: Path, origin: Origin) -> None:
     host, address = start(mesh, tmp_path, origin, drain="500ms")
     with host, Requests(address, 5) as requests:
         origin.wait_for_requests(5)
-        began = time.monotonic()
+        ending = Stopwatch()
         host.terminate()
-        assert host.wait(5) == 0  # cutting at the deadline is what was asked for
-        assert 0.4 < time.monotonic() - began < 3
+        assert host.wait() == 0  # cutting at the deadline is what was asked for
+        assert ending.elapsed > 0.4
+        assert ending.seconds < 3
         assert all(o.responses == [] for o in requests.outcomes())
 
 
@@ -182,8 +183,14 @@ def crew(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple
         host, address = start(mesh, tmp_path_factory.mktemp("crew"), origin, workers=CREW)
         with host:
             # Ready is a host with its first worker; until the others serve, that one gets every connection.
-            eventually(lambda: [w["phase"] for w in host.ask_json("/workers")["workers"]] == ["serving"] * CREW)
+            eventually(lambda: all_serve(host))
             yield host, address
+
+
+def all_serve(host: Host, dead: Collection[int] = ()) -> bool:
+    """Whether all workers serve, and the supervisor has noticed who is dead."""
+    workers = host.ask_json("/workers")["workers"]
+    return [w["phase"] for w in workers] == ["serving"] * CREW and not {w["pid"] for w in workers} & set(dead)
 
 
 def connections_by_worker(host: Host, total: int) -> dict[int, int]:
@@ -199,17 +206,27 @@ def connections_by_worker(host: Host, total: int) -> dict[int, int]:
 
 def test_a_burst_of_connections_is_spread_over_the_workers(crew: tuple[Host, str]) -> None:
     host, address = crew
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(connect(address)) for _ in range(200)]
-        for sock in socks:
-            assert converse(sock, get()).statuses == [200]
-        counts = connections_by_worker(host, 200)
-    assert len(counts) == CREW
-    # An even share is 50. The kernel wakes the worker that waited longest, but who runs first takes what is there: as
-    # many workers as there are cores take part, and none takes nearly all.
     running = min(CREW, os.cpu_count() or 1)
-    assert sum(count > 0 for count in counts.values()) >= running, counts
-    assert running == 1 or max(counts.values()) <= 180, counts
+    bursts: list[dict[int, int]] = []
+
+    def spread() -> bool:
+        """Whether many take part. An even share is 50.
+
+        The kernel wakes the worker that waited longest, but who runs first takes what is there: as many workers as
+        there are cores take part, and none takes nearly all. Where the cores have something else to do, fewer run.
+        """
+        total = 200 + len(bursts)  # another number each time, or the last burst's counts would be taken for these
+        with contextlib.ExitStack() as stack:
+            socks = [stack.enter_context(connect(address)) for _ in range(total)]
+            for sock in socks:
+                assert converse(sock, get()).statuses == [200]
+            counts = connections_by_worker(host, total)
+        bursts.append(counts)
+        assert len(counts) == CREW
+        taking = sum(count > 0 for count in counts.values())
+        return taking >= running and (running == 1 or max(counts.values()) <= 0.9 * total)
+
+    eventually(spread, 2, "one worker takes all connections")
 
 
 def test_killed_worker_is_replaced_and_costs_only_its_own(crew: tuple[Host, str]) -> None:
@@ -249,7 +266,7 @@ def test_new_connections_survive_the_death_of_a_worker(crew: tuple[Host, str]) -
         until = time.monotonic() + 0.4
         while time.monotonic() < until:
             try:
-                outcome = fetch(address, timeout=2)
+                outcome = fetch(address)
             except OSError as error:
                 failures.append(f"{round_number}: {error!r}")
                 continue
@@ -269,34 +286,32 @@ def test_counters_survive_a_worker(crew: tuple[Host, str]) -> None:
     for _ in range(10):
         fetch(address, method="DELETE")
     eventually(lambda: count() == 10, 4)
-    for pid in host.workers():
+    killed = host.workers()
+    for pid in killed:
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: len(host.workers()) == CREW, 10)
-    eventually(lambda: works(address), 3)
+    eventually(lambda: all_serve(host, killed), 10, "the workers never come back")
     fetch(address, method="DELETE")
     eventually(lambda: count() == 11, 4)
 
 
 def test_worker_that_dies_again_and_again_is_started_with_patience(crew: tuple[Host, str]) -> None:
     host, address = crew
-    seen = set(host.workers())
-    for _ in range(6):
-        for pid in host.workers()[:1]:
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.1)
-        seen |= set(host.workers())
+    before = set(host.workers())
+    killed = [min(before)]
+    os.kill(killed[0], signal.SIGKILL)
+    killing = Stopwatch()
+    while killing.elapsed < 0.6:
+        for pid in set(host.workers()) - before:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            if pid not in killed:
+                killed.append(pid)
     assert host.process is not None
     assert host.process.poll() is None
-    eventually(lambda: len(host.workers()) == CREW, 15, "the worker never comes back")
-    assert works(address)
-    assert len(seen) < 20
-
-
-def works(address: str) -> bool:
-    try:
-        return fetch(address, timeout=1).statuses == [200]
-    except OSError:
-        return False
+    # At once if it had lived long, and then after 0.1, 0.2 and 0.4 s. Without patience it would be dozens.
+    assert len(killed) <= 5
+    eventually(lambda: all_serve(host, killed), 10, "the worker never comes back")
+    assert fetch(address).statuses == [200]
 
 
 def test_killed_supervisor_costs_nothing_that_flows(mesh: Mesh, tmp_path: Path, origin: Origin) -> None:
@@ -364,7 +379,7 @@ def test_second_daemon_does_not_start(crew: tuple[Host, str]) -> None:
         second = host.process
         assert second is not None
         try:
-            assert second.wait(10) == 1
+            assert second.wait(STOP) == 1
         finally:
             host.process = first
         assert "Traceback" not in host.output()

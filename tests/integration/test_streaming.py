@@ -8,7 +8,7 @@ import threading
 import time
 
 from tests.fakes.cases import get, post
-from tests.fakes.client import connect
+from tests.fakes.client import connect, receive_until
 from tests.fakes.origin import Connection, reply
 from tests.fakes.reader import ResponseReader
 from tests.integration.host import resident
@@ -110,9 +110,7 @@ def test_download_by_a_client_that_does_not_read(mesh: Mesh, http: Service) -> N
         assert started.wait(5)
         assert stalled(senders[0]) < STALL
         growth = {pid: resident(pid) - before[pid] for pid in before}
-        data = b""
-        while b"\r\n\r\n" not in data:
-            data += sock.recv(1000)
+        data = receive_until(sock, b"\r\n\r\n")
         assert receive_body(sock, data.partition(b"\r\n\r\n")[2]) == digest_of_all()
     assert max(growth.values()) < GROWTH, growth
 

@@ -7,7 +7,6 @@ import socket
 import ssl
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from tests.integration.conftest import fresh
 from tests.integration.host import TRUST_DOMAIN, certificates, eventually, fetch
 from tests.integration.mesh import ALPHA, BETA, CALLER, Mesh, Service, single
 from tests.integration.test_websocket import read_head
+from tests.stopwatch import Stopwatch
 
 HTTP = ["http/1.1"]
 
@@ -181,9 +181,9 @@ def test_plain_http(mesh: Mesh, service: Service, refused: None) -> None:
 def test_nothing_at_all_costs_no_worker(mesh: Mesh, service: Service) -> None:
     idle = [connect(mesh.beta.mesh) for _ in range(50)]
     try:
-        started = time.monotonic()
+        asked = Stopwatch()
         assert fetch(service.address).statuses == [200]
-        assert time.monotonic() - started < 1
+        assert asked.seconds < 1
     finally:
         for sock in idle:
             sock.close()

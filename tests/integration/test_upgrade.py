@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.fakes.client import connect
 from tests.fakes.manager import alive, ended
 from tests.integration.host import eventually, fetch, free_port
 from tests.integration.load import Load
@@ -228,6 +229,8 @@ def test_an_admin_address_that_is_changed(site: Site) -> None:
         done = site.command(*words)
         assert done.returncode == 0, (words, done.stderr)
         assert site.command("status", "-o", "json").returncode == 0
+        with pytest.raises(ConnectionRefusedError):
+            connect(old).close()
     Path(site.conf).write_text(good)
     done = site.command("reload", "--wait")
     assert (done.returncode, done.stderr) == (0, "")

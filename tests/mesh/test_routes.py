@@ -225,7 +225,8 @@ def test_routes_in_two_files_would_have_no_order() -> None:
     with pytest.raises(Invalid) as caught:
         policy.parse_files({"a.toml": text, "b.toml": text})
     assert [str(problem) for problem in caught.value.problems] == [
-        "b.toml:1: service.a.route: is given at a.toml:1 as well; keep one of the two"
+        "b.toml:1: service.a.route: is given at a.toml:1 as well; "
+        "all routes of a service stand in one file, as their order counts"
     ]
 
 

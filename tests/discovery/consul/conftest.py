@@ -22,6 +22,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from hostproxy.config_discovery import ConsulConfig
 from hostproxy.discovery.consul.counters import Counters
 from hostproxy.discovery.consul.transport import Agent
+from hostproxy.mesh.clocks import Comparison
 from tests import consul as real
 from tests.discovery.conftest import Loop
 from tests.integration.host import free_port
@@ -125,10 +126,16 @@ class World:
         self.ports.append(port)
         return stub
 
-    def agent(self, server: Stub | str, token: Callable[[], str] = lambda: "", **config: Any) -> Agent:
+    def agent(
+        self,
+        server: Stub | str,
+        token: Callable[[], str] = lambda: "",
+        clock: Comparison | None = None,
+        **config: Any,
+    ) -> Agent:
         """A client of that server."""
         address = server if isinstance(server, str) else server.address
-        agent = Agent(self.reactor, ConsulConfig(address=address, **config), token, Counters())
+        agent = Agent(self.reactor, ConsulConfig(address=address, **config), token, Counters(), clock)
         self.agents.append(agent)
         return agent
 
@@ -227,7 +234,7 @@ class SecuredConsul(real.Consul):
     """A real agent with ACLs, that also listens on a Unix socket, and with HTTPS for who has a certificate."""
 
     def __init__(self, directory: Path, authority: Authority) -> None:
-        super().__init__(directory, acl=True)
+        super().__init__(directory, acl=True, memory=True)
         certificate, key = authority.server(self.ip)
         self.ca = str(authority.ca)
         self.socket = str(directory / "http.sock")

@@ -20,7 +20,7 @@ NODE_READ = 'service_prefix "" { policy = "read" }\nnode_prefix "" { policy = "r
 
 @pytest.fixture(scope="module")
 def consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real.Consul]:
-    with real.running(tmp_path_factory.mktemp("consul"), acl=True) as agent:
+    with real.running(tmp_path_factory.mktemp("consul"), acl=True, memory=True) as agent:
         yield agent
 
 

@@ -40,7 +40,7 @@ def web(**more: Any) -> LocalService:
 
 @pytest.fixture(scope="module")
 def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[real.Consul]:
-    with real.running(tmp_path_factory.mktemp("consul"), acl=True) as agent:
+    with real.running(tmp_path_factory.mktemp("consul"), acl=True, memory=True) as agent:
         yield agent
 
 

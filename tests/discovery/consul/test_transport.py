@@ -15,6 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.ssl import Certificate, CertificateOptions, trustRootFromCertificates
 
 from hostproxy.discovery.consul.transport import Agent, AgentError, Reply
+from hostproxy.mesh.clocks import Comparison
 from tests.discovery.consul.conftest import Authority, Served, World, http
 
 MIB = 1024 * 1024
@@ -56,6 +57,18 @@ def test_an_answer_has_what_its_headers_say(world: World) -> None:
         filtered=True,
         retry_after=30.0,
     )
+
+
+def test_an_answer_tells_the_time(world: World) -> None:
+    stub = world.stub(http(Date="Thu, 01 Jan 1970 00:16:40 GMT"), http(), http(Date="today"))
+    clock = Comparison(lambda: 4601.0, world.reactor.seconds)
+    agent = world.agent(stub, clock=clock)
+    world.get(ask(agent))
+    assert clock.skew is not None
+    assert round(clock.skew.ahead) == 3600
+    for _ in range(2):
+        world.get(ask(agent))
+        assert round(clock.skew.ahead) == 3600, "what says nothing changes nothing"
 
 
 def test_an_answer_without_those_headers(world: World) -> None:
