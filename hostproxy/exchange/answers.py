@@ -5,6 +5,7 @@ The other half, which takes requests out of what the client sends, is :mod:`host
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 DRAIN_GRACE = 0.5
 
 
-class AnsweringConnection:
+class AnsweringConnection(ABC):
     """The half of a client's connection that answers."""
 
     __slots__ = (
@@ -59,9 +60,9 @@ class AnsweringConnection:
         self._last = False  # the response to the next request, or to that under way, is the last one
         self._closing = False  # the last response has been given: close once it is out
 
+    @abstractmethod
     def _advance(self) -> None:
-        """Take requests out of the buffer: the other half's."""
-        raise NotImplementedError
+        """Take requests out of the buffer."""
 
     # Deadlines
 

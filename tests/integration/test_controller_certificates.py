@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from hostproxy.steering.certificates import Wrong
 from tests.fakes.client import connect
 from tests.integration.consul_hosts import upstream
 from tests.integration.controller_site import OPEN, Refused, Site, site, status, within
-from tests.integration.host import Host
+from tests.integration.host import TRUST_DOMAIN, Host
 from tests.integration.load import Load
 from tests.stopwatch import Stopwatch
 
@@ -84,9 +87,12 @@ class Tunnel:
         within(10, self._opened)  # after a denial the endpoint rests for a second
 
     def _opened(self) -> bool:
-        self.sock = connect(self._address)
+        self.sock = self._connect()
         self.sock.settimeout(5)
         return self.echoes()
+
+    def _connect(self) -> socket.socket:
+        return connect(self._address)
 
     def echoes(self) -> bool:
         """Whether it is still open."""
@@ -107,6 +113,22 @@ class Tunnel:
         except ConnectionResetError:
             pass
         self.sock.close()
+
+
+class Stranger(Tunnel):
+    """The same from the certificate of a host's service, without its hostproxy: nobody but the callee's may cut it."""
+
+    def __init__(self, caller: Host, callee: Host) -> None:
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        self._context.check_hostname = False
+        self._context.verify_mode = ssl.CERT_NONE
+        self._context.load_cert_chain(caller.directory / "state" / "identity" / "s1.pem")
+        self._context.set_alpn_protocols(["hostproxy-tcp"])
+        self._mesh = callee.mesh
+        super().__init__(caller)
+
+    def _connect(self) -> socket.socket:
+        return self._context.wrap_socket(connect(self._mesh), server_hostname=f"s2-tcp.dc1.{TRUST_DOMAIN}")
 
 
 class Abandoned:
@@ -140,7 +162,7 @@ class Abandoned:
 def test_all_is_renewed_under_another_root_and_no_handshake_fails(mesh: Site) -> None:
     controller, (h1, h2) = mesh.controller, mesh.hosts.values()
     names = ((h1, "host"), (h1, "s1"), (h2, "host"), (h2, "s2"), (h2, "s2-tcp"))
-    old = Tunnel(h1)
+    old, stranger = Tunnel(h1), Stranger(h1, h2)
     before = {(host.name, name): chain(host, name)[0] for host, name in names}
     with Load(upstream(h1), clients=3, pause=0.12) as load:
         controller.post("/v1/authority/roots")
@@ -160,19 +182,28 @@ def test_all_is_renewed_under_another_root_and_no_handshake_fails(mesh: Site) ->
         within(5, lambda: in_use(h1) and in_use(h2))
         new = Tunnel(h1)
         assert old.echoes()
-        dropped = controller.ask("DELETE", "/v1/authority/roots/1?force=true")
-        assert [each["number"] for each in dropped["roots"]] == [2]
+        # Who hears of it first cuts the connections between them; for the other they have just ended. So each has one
+        # that it alone can cut: h2 hears nothing until h1 has cut the tunnel, and the stranger has no hostproxy.
+        assert h2.process is not None
+        h2.process.send_signal(signal.SIGSTOP)
+        try:
+            dropped = controller.ask("DELETE", "/v1/authority/roots/1?force=true")
+            assert [each["number"] for each in dropped["roots"]] == [2]
+            old.end(5)
+            assert new.echoes()
+            assert stranger.echoes()
+        finally:
+            h2.process.send_signal(signal.SIGCONT)
+        stranger.end(5)
         within(3, lambda: controller.get("/v1/authority")["behind"] == [])
-        old.end(5)
         assert new.echoes()
         load.more(60)
         within(30, lambda: h2.metric("tls_handshakes_total", 'side="server"', 'result="ok"') > 50)
     assert load.failures == []
     assert new.echoes()
     new.sock.close()
-    # Who hears of it first cuts the connections between them; for the other they have just ended.
-    within(5, lambda: sum(host.metric("connections_cut_total", 'reason="untrusted"') for host in (h1, h2)) >= 1)
     for host in (h1, h2):
+        within(5, lambda host=host: host.metric("connections_cut_total", 'reason="untrusted"') >= 1)
         failed = {key: value for key, value in host.metrics().items() if "tls_handshakes_total" in key and value}
         assert all('result="ok"' in key for key in failed), failed
 
